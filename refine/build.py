@@ -1,0 +1,71 @@
+"""Which object does a piece of the configuration stand for?
+
+A node with ``_target_`` is called with its arguments; a plain name is the public function of that
+name in its module, so that adding an answer is adding a function.
+"""
+
+import importlib
+import inspect
+import keyword
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from hydra.utils import get_method, instantiate
+from omegaconf import DictConfig
+
+from refine.errors import SettingError, one_of
+
+
+def build(setting: str, node: DictConfig | dict, *args: Any, offered: dict | None = None) -> Any:
+    """Calls the ``_target_`` of ``node`` with ``args`` and the node's own arguments.
+
+    Of the ``offered`` keyword arguments it gets those that its signature names and the node does
+    not set itself; ``num_classes`` also where the signature ends in ``**kwargs``, as torchvision's
+    models do. What it cannot take is a SettingError of ``setting``.
+    """
+    try:
+        made: partial = instantiate(node, _partial_=True, _convert_="all")
+    except Exception as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise SettingError(f"{setting}._target_", reason) from error
+    names, open_ended = parameters(made.func)
+    for name, value in (offered or {}).items():
+        if name not in made.keywords and (name in names or (open_ended and name == "num_classes")):
+            made.keywords[name] = value
+    try:
+        return made(*args)
+    except (TypeError, ValueError) as error:
+        raise SettingError(setting, f"{node['_target_']} refuses its settings: {error}") from error
+
+
+def parameters(target: Callable) -> tuple[set[str], bool]:
+    """The names of a callable's parameters, and whether it takes any others."""
+    signature = inspect.signature(target)
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    return set(signature.parameters), inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def function(setting: str, name: str, module: str) -> Callable:
+    """The function that ``name`` means: one of ``module``'s, or any by its import path."""
+    if "." in name:
+        try:
+            return get_method(name)
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise SettingError(setting, f"cannot import {name!r}: {reason}") from error
+    home = importlib.import_module(module)
+    known = public_functions(home)
+    if name not in known:
+        raise SettingError(setting, f"there is no {name!r}; {one_of(sorted(known), name)}")
+    return known[name]
+
+
+def public_functions(module: ModuleType) -> dict[str, Callable]:
+    """The functions that ``module`` offers by name; ``global_`` answers to ``global``."""
+    found = {}
+    for name in module.__all__:
+        plain = name.removesuffix("_")
+        found[plain if keyword.iskeyword(plain) else name] = getattr(module, name)
+    return found

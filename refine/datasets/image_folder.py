@@ -1,0 +1,148 @@
+"""Images of one's own, in class folders."""
+
+import hashlib
+import json
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from refine.datasets.images import Images, RawData, resized
+from refine.errors import SettingError
+from refine.files import written_whole
+
+log = logging.getLogger(__name__)
+ENDINGS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def image_folder(root: str, image_size: int | None) -> RawData:
+    """Reads ``root/train/CLASS/*`` and ``root/test/CLASS/*``, torchvision's ImageFolder layout.
+
+    The pictures are decoded once: they are kept as bytes in a cache file beside the folders (in
+    the user's cache directory where the data is read-only), under a key of every file's name, size
+    and time. Without ``image_size`` all pictures must be of one size.
+    """
+    home = Path(root).expanduser().absolute()
+    if not home.is_dir():
+        raise SettingError("dataset.root", f"there is no directory {home}; set it or $REFINE_DATA")
+    listing = {part: _listing(home / part) for part in ("train", "test")}
+    classes = sorted({path.parent.name for path, _ in listing["train"]})
+    strange = {path.parent.name for path, _ in listing["test"]} - set(classes)
+    if strange:
+        raise SettingError(
+            "dataset.root", f"{home / 'test'} has classes that train/ lacks: {sorted(strange)}"
+        )
+    key = _key(home, listing, image_size)
+    name = f"refine-cache-{image_size or 'native'}.safetensors"
+    places = [home / name, _cache_directory() / f"{_digest(str(home))[:16]}-{name}"]
+    arrays = next((found for place in places if (found := _cached(place, key))), None)
+    if arrays is None:
+        arrays = {}
+        for part, files in listing.items():
+            log.info("decoding %s images of %s (once)", f"{len(files):,}", home / part)
+            arrays[part] = _decode([path for path, _ in files], image_size)
+        _keep(places, arrays, key)
+    number = {name: label for label, name in enumerate(classes)}
+    images = {}
+    for part, files in listing.items():
+        labels = torch.tensor([number[path.parent.name] for path, _ in files])
+        images[part] = Images(arrays[part], labels)
+    if images["train"].pixels.shape[1:] != images["test"].pixels.shape[1:]:
+        raise SettingError(
+            "dataset.image_size", "train/ and test/ differ in image size; set a size for both"
+        )
+    return RawData(images["train"], images["test"], classes)
+
+
+def _listing(folder: Path) -> list[tuple[Path, os.stat_result]]:
+    """The image files of a folder's class folders, in the order of their names."""
+    found = []
+    if folder.is_dir():
+        for entry in sorted(folder.iterdir()):
+            if entry.is_dir():
+                with os.scandir(entry) as files:
+                    chosen = [f for f in files if f.name.lower().endswith(ENDINGS)]
+                found += [(Path(f.path), f.stat()) for f in sorted(chosen, key=lambda f: f.name)]
+    if not found:
+        raise SettingError("dataset.root", f"no images in {folder}/CLASS/; expected .png, .jpg, …")
+    return found
+
+
+def _key(home: Path, listing: dict, image_size: int | None) -> str:
+    lines = [f"size {image_size}"]
+    for files in listing.values():
+        lines += [f"{path.relative_to(home)} {s.st_size} {s.st_mtime_ns}" for path, s in files]
+    return _digest("\n".join(lines))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _cache_directory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refine"
+
+
+def _cached(place: Path, key: str) -> dict[str, torch.Tensor] | None:
+    """The decoded pictures, if ``place`` holds exactly those of ``key``."""
+    try:
+        with safe_open(place, framework="pt") as file:
+            if json.loads((file.metadata() or {}).get("refine", "{}")).get("key") != key:
+                return None
+            return {part: file.get_tensor(part) for part in ("train", "test")}
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # whatever is wrong with a cache, the pictures are still there
+        log.warning("ignoring the cache %s (%s)", place, error)
+        return None
+
+
+def _keep(places: list[Path], arrays: dict[str, torch.Tensor], key: str) -> None:
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(place) as part:
+                save_file(arrays, part, metadata={"refine": json.dumps({"key": key})})
+            return
+        except Exception as error:  # read-only, full, …: then the next start decodes again
+            log.info("no cache in %s (%s)", place.parent, error)
+
+
+def _decode(paths: list[Path], image_size: int | None) -> torch.Tensor:
+    """uint8 (N, H, W, 3) of the pictures at ``paths``."""
+    first = _read(paths[0], image_size)
+    pixels = np.empty((len(paths), *first.shape), np.uint8)
+
+    def fill(start: int) -> None:
+        for index in range(start, min(start + 500, len(paths))):
+            picture = _read(paths[index], image_size)
+            if picture.shape != first.shape:
+                sizes = " and ".join(f"{s[1]}x{s[0]}" for s in (first.shape, picture.shape))
+                raise SettingError(
+                    "dataset.image_size",
+                    f"the images differ in size ({sizes}); set it, such as dataset.image_size=32",
+                )
+            pixels[index] = picture
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fill, range(0, len(paths), 500)))
+    return torch.from_numpy(pixels)
+
+
+def _read(path: Path, image_size: int | None) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+    except Exception as error:  # PIL raises whatever the format's reader raised
+        raise SettingError(
+            "dataset.root", f"{path} cannot be read as an image ({error}); remove or replace it"
+        ) from error
+    if image_size is None:
+        return pixels
+    return resized(torch.from_numpy(pixels.copy()).unsqueeze(0), image_size)[0].numpy()

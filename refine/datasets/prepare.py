@@ -1,0 +1,82 @@
+"""Which images does a run train, validate and test on?"""
+
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig
+
+from refine.build import build, function
+from refine.datasets.images import Augmentation, Images, Loader, Normalization
+from refine.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Data:
+    """A run's images on its device, and how they come out in batches."""
+
+    train: Images
+    validation: Images | None
+    test: Images
+    classes: list[str]
+    normalization: Normalization
+    augment: Augmentation
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        height, width, channels = self.test.pixels.shape[1:]
+        return channels, height, width
+
+    def training(self, batch_size: int, generator: torch.Generator) -> Loader:
+        """The training images, shuffled and augmented anew in every pass."""
+        return Loader(
+            self.train, self.normalization, batch_size, augment=self.augment, generator=generator
+        )
+
+    def plain(self, images: Images, batch_size: int) -> Loader:
+        """Images in their order and as they are."""
+        return Loader(images, self.normalization, batch_size)
+
+
+def prepare(config: DictConfig, seed: int, device: torch.device) -> Data:
+    """Loads the data set of a ``dataset`` node, chooses the subset by ``seed``, splits it and
+    moves it to the device. Mean and deviation are those of the images trained on."""
+    own = ("subset_size", "validation_size", "augment")
+    raw = build("dataset", {key: value for key, value in config.items() if key not in own})
+    wanted, held_out = config.subset_size or len(raw.train), config.validation_size
+    if wanted > len(raw.train):
+        raise SettingError(
+            "dataset.subset_size",
+            f"{wanted:,} is more than the {len(raw.train):,} training images; 0 takes all",
+        )
+    if held_out >= wanted:
+        raise SettingError(
+            "dataset.validation_size", f"{held_out:,} of {wanted:,} leaves nothing to train on"
+        )
+    augment = function("dataset.augment", config.augment, "refine.datasets.augmentation")
+    draw = torch.Generator().manual_seed(seed)
+    chosen = balanced(raw.train.labels, wanted, draw)
+    validation = None
+    if held_out:
+        inner = balanced(raw.train.labels[chosen], held_out, draw)
+        validation = raw.train[chosen[inner]].to(device)
+        rest = torch.ones(wanted, dtype=torch.bool)
+        rest[inner] = False
+        chosen = chosen[rest]
+    train = raw.train[chosen].to(device)
+    normalization = Normalization.of(train)
+    return Data(train, validation, raw.test.to(device), raw.classes, normalization, augment)
+
+
+def balanced(labels: torch.Tensor, count: int, draw: torch.Generator) -> torch.Tensor:
+    """Indices of ``count`` entries in ascending order, drawn so that the classes' numbers differ
+    by at most one as long as every class has enough."""
+    if count == len(labels):
+        return torch.arange(count)
+    order = torch.randperm(len(labels), generator=draw)
+    turn = torch.empty_like(order)  # 0 for the first of its class in ``order``, 1 for the next
+    shuffled = labels[order]
+    for label in shuffled.unique():
+        members = shuffled == label
+        turn[members] = torch.arange(int(members.sum()))
+    return order[turn.argsort(stable=True)[:count]].sort().values

@@ -1,0 +1,95 @@
+"""Where does a run compute, and in which precision?"""
+
+import ctypes
+import platform
+import sys
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from refine.errors import SettingError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that ``device=NAME`` means; SettingError where this machine lacks it."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= found:
+            have = f"has {found} CUDA device(s)" if found else "has no CUDA device"
+            raise SettingError("device", f"{name} was asked for and this machine {have}; try auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise SettingError("device", "mps was asked for and this machine has none; try device=auto")
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """The device's name for people: the GPU's, or the processor and its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return str(device)
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep large freed blocks instead of returning them to the system.
+
+    By default every activation over 32 MiB is mapped and unmapped in each step, and its pages are
+    faulted in anew. ``scripts/benchmark_training.py --allocator`` measures what this gains.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # noqa: N806 (malloc.h's names)
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+class Precision:
+    """The arithmetic of forward and backward pass, and the step of an optimizer in it.
+
+    ``name`` is auto, fp32, bf16 or fp16 (see ``--help``); after construction it is what auto chose.
+    """
+
+    def __init__(self, name: str, device: torch.device):
+        self.name = _auto(device) if name == "auto" else name
+        if self.name == "fp16" and device.type != "cuda":
+            raise SettingError("trainer.precision", f"fp16 needs CUDA, not {device}; try auto")
+        self.device = device
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
+        # Half precision has 5 exponent bits: small gradients vanish unless the loss is scaled up.
+        self._scaler = torch.amp.GradScaler("cuda", enabled=self.name == "fp16")
+
+    def autocast(self) -> AbstractContextManager:
+        """The context of a forward pass."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of ``loss``, scaled where the precision needs it."""
+        self._scaler.scale(loss).backward()
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """One step of ``optimizer`` on the gradients, unscaled; skipped if they overflowed."""
+        self._scaler.step(optimizer)
+        self._scaler.update()
+
+
+def _auto(device: torch.device) -> str:
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) >= (8, 0):  # Ampere and later have bf16
+            return "bf16"
+        return "fp16" if torch.cuda.get_device_capability(device) >= (7, 0) else "fp32"
+    if device.type == "cpu" and _cpu_has_bf16():
+        return "bf16"
+    return "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    # Only where the instructions exist: emulated, bf16 is slower than fp32.
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)

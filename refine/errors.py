@@ -1,0 +1,22 @@
+"""What went wrong, in words for the person who can mend it?"""
+
+from difflib import get_close_matches
+
+
+class SettingError(Exception):
+    """A setting that cannot be followed: which one, why, and what would be right."""
+
+    def __init__(self, setting: str, problem: str):
+        super().__init__(f"{setting}: {problem}")
+        self.setting = setting
+
+
+class TrainingError(Exception):
+    """Training that cannot go on, such as a loss that is no longer a number."""
+
+
+def one_of(known: list[str], given: str) -> str:
+    """The sentence that lists what ``given`` could have been, the nearest first."""
+    near = get_close_matches(given, known, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{hint}Known: {', '.join(known)}"

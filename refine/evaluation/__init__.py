@@ -1,0 +1,1 @@
+"""How good is a network? Modules here know nothing of how it was made."""

@@ -1,0 +1,225 @@
+"""What is one run, from its configuration to its files?"""
+
+import dataclasses
+import logging
+import random
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from refine.build import build, function
+from refine.checkpoint import save_model
+from refine.config import validate
+from refine.datasets.prepare import Data, prepare
+from refine.device import Precision, choose_device, describe, keep_freed_memory
+from refine.errors import SettingError, TrainingError
+from refine.evaluation.accuracy import in_mode
+from refine.refinement import RuntimeRefinement
+from refine.replay import Replay
+from refine.report.figure import draw_run
+from refine.rows import CycleRow, EpochRow
+from refine.run_directory import RunDirectory
+from refine.trainer import Stepper, train
+
+log = logging.getLogger("refine")
+
+
+class Display(Protocol):
+    """Where a run is shown; see refine/report/terminal.py."""
+
+    def begin(self, headline: str, epochs: int) -> None: ...
+    def step(self, step: int, steps: int) -> None: ...
+    def show(self, row: EpochRow | CycleRow) -> None: ...
+    def end(self, summary: dict[str, Any], directory: Path) -> None: ...
+
+
+def run(config: DictConfig, display: Display, directory: str | None = None) -> dict[str, Any]:
+    """Runs what ``config`` says and returns the summary that it also leaves in the run's directory.
+
+    SettingError for a setting that cannot be followed; then nothing is left. TrainingError or
+    KeyboardInterrupt after the first epoch leave what was measured, with summary and figure.
+    """
+    validate(config)
+    device = choose_device(config.device)
+    precision = Precision(config.trainer.precision, device)
+    files = RunDirectory(directory or config.output_dir)
+    try:
+        _seed(config.seed)
+        keep_freed_memory()
+        data = prepare(config.dataset, config.seed, device)
+        model = build_model(config.model, data, device)
+        files.describe(config, {"device": describe(device), "precision": precision.name})
+        rows = train(model, data, on_step=display.step, **_training(config, model, data, precision))
+        status, reason, started = "finished", None, time.perf_counter()
+        recorded: list[EpochRow | CycleRow] = []
+        display.begin(_headline(config, data, device, precision), config.trainer.epochs)
+        try:
+            for row in rows:
+                files.record(row)
+                recorded.append(row)
+                display.show(row)
+        except (KeyboardInterrupt, TrainingError) as error:
+            if not files.measured:
+                raise
+            stopped = error
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            reason = str(error) or status
+            log.error("%s", reason)
+        summary = _summary(recorded, status, reason, time.perf_counter() - started)
+        draw_run(files.path)
+        if config.save_model:
+            save_model(model, files.path / "model.safetensors")
+        files.summarize(summary)
+        display.end(summary, files.path)
+        if status != "finished":
+            raise stopped
+        return summary
+    except BaseException:
+        if not files.measured:
+            files.discard()
+        raise
+    finally:
+        files.close()
+
+
+def build_model(node: DictConfig, data: Data, device: torch.device) -> nn.Module:
+    """The network of a ``model`` node, on the device, checked to answer one logit a class."""
+    classes = len(data.classes)
+    offered = {"num_classes": classes, "image_shape": data.image_shape}
+    model = build("model", node, offered=offered)
+    if not isinstance(model, nn.Module):
+        raise SettingError("model._target_", f"{node._target_} made no nn.Module but {model!r:.60}")
+    model = model.to(device, memory_format=torch.channels_last)
+    images, _ = next(iter(data.plain(data.train, 2)))
+    try:
+        with in_mode(model, training=False), torch.no_grad():
+            logits = model(images)
+    except Exception as error:
+        shape = "x".join(map(str, data.image_shape))
+        raise SettingError("model", f"cannot take images of {shape}: {error}") from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (len(images), classes):
+        gives = tuple(getattr(logits, "shape", ())) or type(logits).__name__
+        raise SettingError(
+            "model",
+            f"answers {gives} to {len(images)} images; {classes} classes need "
+            f"({len(images)}, {classes}). Set its number of outputs, such as model.num_classes",
+        )
+    return model
+
+
+def build_refinement(
+    config: DictConfig, model: nn.Module, stepper: Stepper, precision: Precision
+) -> RuntimeRefinement:
+    """The refinement that the nodes ``pruner`` and ``replay`` describe."""
+    pruner, replay = config.pruner, config.replay
+    memory = Replay(
+        function("replay.selection", replay.selection, "refine.replay"),
+        replay.buffer_size,
+        replay.steps,
+        replay.batch_size,
+        seed=config.seed,
+        autocast=precision.autocast,
+    )
+    importance = function("pruner.importance", pruner.importance, "refine.pruning.importance")
+    allocation = function("pruner.allocation", pruner.allocation, "refine.pruning.allocation")
+    try:
+        return RuntimeRefinement(
+            model,
+            importance=importance,
+            allocation=allocation,
+            replay=memory.batches,
+            downscale_factor=pruner.downscale_factor,
+            step=lambda images, labels: stepper(images, labels)[0],
+        )
+    except ValueError as error:
+        raise SettingError("model", str(error)) from error
+
+
+def build_training(
+    config: DictConfig, model: nn.Module, steps: int, precision: Precision
+) -> tuple[Stepper, torch.optim.lr_scheduler.LRScheduler]:
+    """The training step with its optimizer, and the learning rate's schedule over ``steps``
+    batches an epoch."""
+    trainer = config.trainer
+    optimizer = build(
+        "trainer.optimizer", trainer.optimizer, list(model.parameters()), offered={"fused": True}
+    )
+    node = OmegaConf.to_container(trainer.lr_scheduler, resolve=True)
+    per = node.pop("per", "epoch")
+    total = trainer.epochs * (steps if per == "batch" else 1)
+    node = {key: total if value == "total" else value for key, value in node.items()}
+    lr_scheduler = build("trainer.lr_scheduler", node, optimizer)
+    return Stepper(model, optimizer, precision, trainer.label_smoothing), lr_scheduler
+
+
+def _training(
+    config: DictConfig, model: nn.Module, data: Data, precision: Precision
+) -> dict[str, Any]:
+    trainer = config.trainer
+    generator = torch.Generator().manual_seed(config.seed)
+    steps = len(data.training(trainer.batch_size, generator))
+    stepper, lr_scheduler = build_training(config, model, steps, precision)
+    given = {"ratio": config.pruner.ratio, "epochs": trainer.epochs}
+    schedule = build("schedule", config.schedule, offered=given)
+    due = [epoch for epoch in range(1, trainer.epochs + 1) if schedule.due(epoch) is not None]
+    if not due and not config.schedule._target_.endswith(".Never"):
+        log.warning("no cycle is due in %d epochs; see schedule.interval", trainer.epochs)
+    return {
+        "stepper": stepper,
+        "lr_scheduler": lr_scheduler,
+        "scheduler_per": trainer.lr_scheduler.get("per", "epoch"),
+        "refinement": build_refinement(config, model, stepper, precision),
+        "schedule": schedule,
+        "epochs": trainer.epochs,
+        "batch_size": trainer.batch_size,
+        "generator": generator,
+    }
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _headline(
+    config: DictConfig, data: Data, device: torch.device, precision: Precision
+) -> str:
+    held_out = f", {len(data.validation):,} validation" if data.validation else ""
+    return (
+        f"{config.model._target_.rpartition('.')[2]} on {config.dataset._target_.rpartition('.')[2]}"
+        f" ({len(data.train):,} training{held_out}, {len(data.test):,} test images), "
+        f"{describe(device)}, {precision.name}, seed {config.seed}"
+    )
+
+
+def _summary(
+    rows: list[EpochRow | CycleRow], status: str, reason: str | None, seconds: float
+) -> dict[str, Any]:
+    """The final figures. A cycle after the last epoch has the last word on what it changed."""
+    epochs = [row for row in rows if isinstance(row, EpochRow)]
+    cycles = [row for row in rows if isinstance(row, CycleRow)]
+    last, final = epochs[-1], rows[-1]
+    cut_last = isinstance(final, CycleRow)
+    return {
+        "status": status,
+        "reason": reason,
+        "epochs": last.epoch,
+        "cycles": len(cycles),
+        "test_accuracy": final.test_accuracy_after_replay if cut_last else last.test_accuracy,
+        "validation_accuracy": None if cut_last else last.validation_accuracy,
+        "train_accuracy": last.train_accuracy,
+        "train_loss": last.train_loss,
+        "sparsity": final.sparsity,
+        "prunable_sparsity": final.prunable_sparsity,
+        "active_parameters": final.active_parameters,
+        "total_parameters": final.total_parameters,
+        "compression": final.total_parameters / final.active_parameters,
+        "seconds": seconds,
+        "last_epoch": dataclasses.asdict(last),
+    }

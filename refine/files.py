@@ -1,0 +1,28 @@
+"""How does a file appear whole or not at all?"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yields a neighbour of ``path`` to write to; it takes the name ``path`` once it is on disk.
+
+    A reader sees the old file or the new one, never a part; on an error the old one stays.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` to ``path``, whole or not at all."""
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -1,0 +1,67 @@
+"""What does ``refine-run --help`` say? Made from ``conf/`` and the schema, so that it is true."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from refine.config import GROUPS, allowed, config_directory, settings
+
+INTRODUCTION = """\
+refine-run trains a network and, at the epochs that a schedule names, refines it: scores the
+weights, scales them down, cuts the least important and trains on hard examples. It leaves the
+figures of every epoch (metrics.csv), of every cycle (cycles.csv), a picture of both
+(refinement.png) and the network (model.safetensors) in a directory of its own.
+
+Usage: refine-run [-m] [GROUP=OPTION ...] [SETTING=VALUE ...]
+
+Examples
+  refine-run                                         SimpleCNN on the digits, about half a minute
+  refine-run experiment=paper                        the published experiment on CIFAR-10
+  refine-run model=resnet18 dataset=cifar10 trainer=sgd_one_cycle schedule.interval=4
+  refine-run dataset=image_folder dataset.root=~/flowers dataset.image_size=64
+  refine-run -m pruner.ratio=0.1,0.15,0.2 schedule.interval=3,5,10    a run for every pair
+"""
+FLAGS = """\
+Flags
+  -m, --multirun       a run for every combination of comma-separated values
+  --cfg job            print the configuration and stop
+  --config-path DIR    run the config.yaml of DIR, such as an earlier run's directory, again
+  --hydra-help         what Hydra itself can do
+Errors are one or two lines; HYDRA_FULL_ERROR=1 shows the traceback. Exit code: 0 done, 1 error,
+130 interrupted."""
+
+
+def help_text(config: DictConfig) -> str:
+    """The help for people; the defaults shown are those of ``config``."""
+    return "\n".join([INTRODUCTION, _groups(), _settings(config), FLAGS])
+
+
+def _groups() -> str:
+    lines = ["Groups: each answers a question with one word, such as pruner=random"]
+    for group in GROUPS:
+        for path in sorted((config_directory() / group).glob("*.yaml")):
+            comments = [
+                line[2:]
+                for line in path.read_text(encoding="utf-8").splitlines()
+                if line.startswith("# ") and "@package" not in line
+            ]
+            lines.append(f"  {f'{group}={path.stem}':24} {comments[0]}")
+    return "\n".join([*lines, ""])
+
+
+def _settings(config: DictConfig) -> str:
+    lines = ["Settings: name=default, meaning, and what it may hold"]
+    for name, entry in settings():
+        value = OmegaConf.select(config, name, throw_on_missing=False)
+        if isinstance(value, DictConfig):
+            lines.append(f"  {name}.…  {entry.metadata['meaning']}")
+            lines += [f"    {name}.{key}={_shown(inner)}" for key, inner in value.items()]
+            continue
+        lines.append(f"  {f'{name}={_shown(value)}':34}  {entry.metadata['meaning']}")
+        if words := allowed(entry):
+            lines.append(f"  {'':34}  ({words})")
+        for choice, meaning in (entry.metadata["choices"] or {}).items():
+            lines.append(f"  {'':36}  {choice}: {meaning}")
+    return "\n".join([*lines, ""])
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

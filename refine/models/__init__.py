@@ -1,0 +1,12 @@
+"""Which networks can be trained by name?
+
+Each is a function ``(num_classes, image_shape) -> nn.Module`` with ``image_shape`` as (channels,
+height, width); what a network does not depend on it leaves out.
+"""
+
+from refine.models.logistic import logistic
+from refine.models.resnet import resnet18, resnet20
+from refine.models.simple_cnn import simple_cnn
+from refine.models.vgg import vgg16
+
+__all__ = ["logistic", "resnet18", "resnet20", "simple_cnn", "vgg16"]

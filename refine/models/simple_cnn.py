@@ -1,0 +1,42 @@
+"""The network of the paper: what is SimpleCNN?"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SimpleCNN(nn.Module):
+    """Three 3x3 convolutions with batch norm and two linear layers.
+
+    582,346 parameters for 3x32x32 images and 10 classes, 581,728 of them in the five weight
+    tensors; 8.49 million multiply-accumulates an image.
+    """
+
+    def __init__(self, num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)):
+        super().__init__()
+        channels, height, width = image_shape
+        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(32)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(64)
+        self.conv3 = nn.Conv2d(64, 64, 3, padding=1)
+        self.bn3 = nn.BatchNorm2d(64)
+        self.fc1 = nn.Linear(64 * (height // 4) * (width // 4), 128)
+        self.fc2 = nn.Linear(128, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, num_classes)."""
+        # Pooling before the ReLU gives the same numbers (both are monotone) on a quarter of them.
+        x = F.relu(F.max_pool2d(self.bn1(self.conv1(x)), 2))
+        x = F.relu(F.max_pool2d(self.bn2(self.conv2(x)), 2))
+        x = F.relu(self.bn3(self.conv3(x)))
+        x = F.relu(self.fc1(x.flatten(1)))
+        return self.fc2(x)
+
+
+def simple_cnn(
+    num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)
+) -> nn.Module:
+    """The paper's network for any number of classes and any image size from 4x4 on."""
+    if min(image_shape[1:]) < 4:
+        raise ValueError("images must be at least 4x4 pixels; see dataset.image_size")
+    return SimpleCNN(num_classes, image_shape)

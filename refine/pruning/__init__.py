@@ -1,0 +1,1 @@
+"""What to cut: scores in ``importance``, numbers per tensor in ``allocation``."""

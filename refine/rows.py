@@ -1,0 +1,54 @@
+"""What is recorded of an epoch and of a cycle?
+
+The fields of these rows are the columns of ``metrics.csv`` and ``cycles.csv``. Accuracies and
+sparsities are fractions, losses are nats, times are seconds.
+"""
+
+from dataclasses import dataclass
+
+EPOCHS_FILE, CYCLES_FILE = "metrics.csv", "cycles.csv"
+SUMMARY_FILE, LOG_FILE, FIGURE_FILE = "summary.json", "run.log", "refinement.png"
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch, measured before the cycle that may follow it."""
+
+    epoch: int
+    train_loss: float  # running means over the epoch's batches, as augmented
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    sparsity: float  # of all parameters, as in the paper
+    prunable_sparsity: float  # of the weights that could be cut
+    active_parameters: int
+    total_parameters: int
+    learning_rate: float  # of the epoch's last step
+    cycles: int  # so far
+    epoch_seconds: float  # training and evaluation
+    validation_loss: float | None = None  # columns that are there with a validation split only
+    validation_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class CycleRow:
+    """One cycle, after the epoch of that number."""
+
+    cycle: int
+    epoch: int
+    ratio: float  # share of the survivors that was to be cut
+    cut_weights: int
+    cut_by_tensor: str  # JSON: parameter name to number of weights cut now
+    sparsity: float
+    prunable_sparsity: float
+    active_parameters: int
+    total_parameters: int
+    test_accuracy_before: float
+    test_accuracy_after_cut: float
+    test_accuracy_after_replay: float
+    replay_steps: int
+    replay_loss: float | None
+    importance_seconds: float
+    downscale_seconds: float
+    cut_seconds: float
+    replay_seconds: float
