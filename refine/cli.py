@@ -128,8 +128,7 @@ def _unknown(name: str) -> str:
     """What to say of a setting that there is not."""
     known = [setting for setting, _ in settings()]
     group, _, key = name.rpartition(".")
-    free = [setting for setting in ("model", "trainer.optimizer", "trainer.lr_scheduler")]
-    if group in free:
+    if group in ("model", "trainer.optimizer", "trainer.lr_scheduler"):
         return f"{name}: {group} has no {key!r} yet; to add an argument, write +{name}=..."
     near = [setting for setting in known if setting.rpartition(".")[0] == group]
     if not group:

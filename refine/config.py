@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING as REQUIRED
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -83,7 +83,7 @@ class DatasetConfig:
 
     _target_: str = setting("a function (root, image_size) -> (train, test, class names)")
     root: str = setting("directory of the data; the default is $REFINE_DATA, else data")
-    image_size: Optional[int] = setting("resize images to this many pixels a side", at_least=1)
+    image_size: int | None = setting("resize images to this many pixels a side", at_least=1)
     subset_size: int = setting("training images to use, balanced by class; 0: all", at_least=0)
     validation_size: int = setting("of these, held out for validation", at_least=0)
     augment: str = setting("done to a training batch", choices=AUGMENTATIONS, importable=True)
@@ -119,10 +119,10 @@ class ScheduleConfig:
 
     _target_: str = setting("a class like those of refine/schedule.py")
     interval: int = setting("epochs from one cycle to the next", at_least=1)
-    start: Optional[int] = setting(
+    start: int | None = setting(
         "epoch after which the first cycle comes; null: interval (one_shot: half-way)", at_least=1
     )
-    stop: Optional[int] = setting(
+    stop: int | None = setting(
         "last epoch that a cycle may follow; null: the last but one of the run", at_least=1
     )
 
@@ -151,7 +151,7 @@ class RunConfig:
         "auto, cpu, cuda, cuda:1, mps; auto: the first GPU, else cpu",
         pattern=r"auto|cpu|mps|cuda(:\d+)?",
     )
-    output_dir: Optional[str] = setting(
+    output_dir: str | None = setting(
         "the run's own directory; null: results/runs/<date>/<time>, in a sweep "
         "results/sweeps/<date>/<time>/<overrides>"
     )

@@ -45,7 +45,7 @@ def keep_freed_memory() -> None:
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # noqa: N806 (malloc.h's names)
+        M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 

@@ -187,12 +187,11 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _headline(
-    config: DictConfig, data: Data, device: torch.device, precision: Precision
-) -> str:
+def _headline(config: DictConfig, data: Data, device: torch.device, precision: Precision) -> str:
     held_out = f", {len(data.validation):,} validation" if data.validation else ""
+    model, dataset = (node._target_.rpartition(".")[2] for node in (config.model, config.dataset))
     return (
-        f"{config.model._target_.rpartition('.')[2]} on {config.dataset._target_.rpartition('.')[2]}"
+        f"{model} on {dataset}"
         f" ({len(data.train):,} training{held_out}, {len(data.test):,} test images), "
         f"{describe(device)}, {precision.name}, seed {config.seed}"
     )

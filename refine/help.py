@@ -64,4 +64,6 @@ def _settings(config: DictConfig) -> str:
 
 
 def _shown(value: object) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)

@@ -46,9 +46,7 @@ class Masks(Mapping[str, Tensor]):
                 "the model has no convolution, linear, attention or recurrent layer; "
                 "name the tensors to prune with prunable=[...]"
             )
-        self._alive = {
-            name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names
-        }
+        self._alive = {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names}
         self._bits: list[tuple[nn.Parameter, Tensor]] = []  # (weight, all ones where it lives)
 
     def __getitem__(self, name: str) -> Tensor:

@@ -18,6 +18,6 @@ def digits(root: str, image_size: int | None) -> RawData:
     pixels = resized(pixels.unsqueeze(-1), image_size)
     every = Images(pixels, torch.from_numpy(found.target.astype(np.int64)))
     train, test = train_test_split(
-        np.arange(len(every)), test_size=TEST_IMAGES, stratify=found.target, random_state=0
+        torch.arange(len(every)), test_size=TEST_IMAGES, stratify=found.target, random_state=0
     )
-    return RawData(every[torch.from_numpy(train)], every[torch.from_numpy(test)], list("0123456789"))
+    return RawData(every[train], every[test], list("0123456789"))

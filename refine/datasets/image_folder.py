@@ -6,6 +6,7 @@ import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,13 +33,13 @@ def image_folder(root: str, image_size: int | None) -> RawData:
     if not home.is_dir():
         raise SettingError("dataset.root", f"there is no directory {home}; set it or $REFINE_DATA")
     listing = {part: _listing(home / part) for part in ("train", "test")}
-    classes = sorted({path.parent.name for path, _ in listing["train"]})
-    strange = {path.parent.name for path, _ in listing["test"]} - set(classes)
+    classes = sorted({file.label for file in listing["train"]})
+    strange = {file.label for file in listing["test"]} - set(classes)
     if strange:
         raise SettingError(
             "dataset.root", f"{home / 'test'} has classes that train/ lacks: {sorted(strange)}"
         )
-    key = _key(home, listing, image_size)
+    key = _digest(f"{image_size} {listing}")
     name = f"refine-cache-{image_size or 'native'}.safetensors"
     places = [home / name, _cache_directory() / f"{_digest(str(home))[:16]}-{name}"]
     arrays = next((found for place in places if (found := _cached(place, key))), None)
@@ -46,12 +47,13 @@ def image_folder(root: str, image_size: int | None) -> RawData:
         arrays = {}
         for part, files in listing.items():
             log.info("decoding %s images of %s (once)", f"{len(files):,}", home / part)
-            arrays[part] = _decode([path for path, _ in files], image_size)
+            paths = [home / part / file.label / file.name for file in files]
+            arrays[part] = _decode(paths, image_size)
         _keep(places, arrays, key)
     number = {name: label for label, name in enumerate(classes)}
     images = {}
     for part, files in listing.items():
-        labels = torch.tensor([number[path.parent.name] for path, _ in files])
+        labels = torch.tensor([number[file.label] for file in files])
         images[part] = Images(arrays[part], labels)
     if images["train"].pixels.shape[1:] != images["test"].pixels.shape[1:]:
         raise SettingError(
@@ -60,25 +62,29 @@ def image_folder(root: str, image_size: int | None) -> RawData:
     return RawData(images["train"], images["test"], classes)
 
 
-def _listing(folder: Path) -> list[tuple[Path, os.stat_result]]:
+class File(NamedTuple):
+    """An image file of a class folder, and what changes when the file does."""
+
+    label: str
+    name: str
+    size: int
+    modified_ns: int
+
+
+def _listing(folder: Path) -> list[File]:
     """The image files of a folder's class folders, in the order of their names."""
     found = []
-    if folder.is_dir():
-        for entry in sorted(folder.iterdir()):
-            if entry.is_dir():
-                with os.scandir(entry) as files:
-                    chosen = [f for f in files if f.name.lower().endswith(ENDINGS)]
-                found += [(Path(f.path), f.stat()) for f in sorted(chosen, key=lambda f: f.name)]
+    labels = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    for label in sorted(labels):
+        if (folder / label).is_dir():
+            with os.scandir(folder / label) as entries:
+                chosen = [entry for entry in entries if entry.name.lower().endswith(ENDINGS)]
+            for entry in sorted(chosen, key=lambda entry: entry.name):
+                stat = entry.stat()
+                found.append(File(label, entry.name, stat.st_size, stat.st_mtime_ns))
     if not found:
         raise SettingError("dataset.root", f"no images in {folder}/CLASS/; expected .png, .jpg, …")
     return found
-
-
-def _key(home: Path, listing: dict, image_size: int | None) -> str:
-    lines = [f"size {image_size}"]
-    for files in listing.values():
-        lines += [f"{path.relative_to(home)} {s.st_size} {s.st_mtime_ns}" for path, s in files]
-    return _digest("\n".join(lines))
 
 
 def _digest(text: str) -> str:

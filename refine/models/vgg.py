@@ -16,7 +16,7 @@ def vgg16(num_classes: int = 10) -> nn.Module:
         else:
             layers += [nn.Conv2d(channels, entry, 3, padding=1), nn.BatchNorm2d(entry), nn.ReLU()]
             channels = entry
-    # On 32x32 images the last pooling is the usual 2x2 one; adaptive, it lets images of any size through.
+    # On 32x32 images the last pooling is the usual 2x2 one; adaptive, it takes any size.
     return nn.Sequential(
         *layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(512, num_classes)
     )

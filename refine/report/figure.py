@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from refine.files import written_whole
 from refine.rows import EPOCHS_FILE, FIGURE_FILE
@@ -30,6 +31,7 @@ def four_panels(epochs: pd.DataFrame) -> Figure:
     accuracy, sparsity, loss, trade = figure.subplots(2, 2).flat
     for axes in (accuracy, sparsity, loss, trade):
         axes.tick_params(labelsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     epoch = epochs["epoch"]
@@ -45,7 +47,7 @@ def four_panels(epochs: pd.DataFrame) -> Figure:
     _mark(accuracy, cycles)
     accuracy.legend(fontsize=7.5, frameon=False, loc="lower right")
 
-    steps = {"where": "post", "linewidth": 1.4}
+    steps = {"where": "mid", "linewidth": 1.4}  # where the cycle was, between two epochs
     sparsity.step(epoch, 100 * epochs["sparsity"], color=TEST, label="of all parameters", **steps)
     prunable = 100 * epochs["prunable_sparsity"]
     sparsity.step(epoch, prunable, color=TRAIN, ls="--", label="of prunable weights", **steps)
@@ -60,19 +62,23 @@ def four_panels(epochs: pd.DataFrame) -> Figure:
 
     # One point a sparsity level: the last epoch before the next cycle, as the paper reads it.
     levels = epochs.groupby("cycles").last()
-    trade.plot(100 * epochs["sparsity"], 100 * epochs["test_accuracy"], ".", color="#BBBBBB", ms=4)
-    trade.plot(100 * levels["sparsity"], 100 * levels["test_accuracy"], color=TEST, **STYLE)
-    for _, level in levels.iterrows():
+    every, last = (100 * rows[["sparsity", "test_accuracy"]] for rows in (epochs, levels))
+    trade.plot(*every.to_numpy().T, ".", color="#BBBBBB", ms=4, label="each epoch")
+    trade.plot(*last.to_numpy().T, color=TEST, label="last epoch before a cut", **STYLE)
+    for point in last.to_numpy():
         trade.annotate(
-            f"{100 * level['test_accuracy']:.1f}",
-            (100 * level["sparsity"], 100 * level["test_accuracy"]),
+            f"{point[1]:.1f}",
+            point,
             textcoords="offset points",
             xytext=(0, 5),
             ha="center",
             fontsize=7,
         )
+    trade.legend(fontsize=7.5, frameon=False, loc="lower right")
     trade.margins(x=0.08, y=0.15)
-    _label(trade, "Test accuracy against sparsity", "sparsity (% of all parameters)", "accuracy (%)")
+    _label(
+        trade, "Test accuracy against sparsity", "sparsity (% of all parameters)", "accuracy (%)"
+    )
     return figure
 
 

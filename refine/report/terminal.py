@@ -33,10 +33,11 @@ def line(row: EpochRow | CycleRow, epochs: int) -> str:
         accuracies = (row.test_accuracy_before, row.test_accuracy_after_cut)
         text = (
             f"cycle {row.cycle} after epoch {row.epoch}: cut {row.cut_weights:,} weights, "
-            f"sparsity {row.sparsity:.1%}, test {accuracies[0]:.2%} -> {accuracies[1]:.2%}"
+            f"sparsity {row.sparsity:.1%}, test {accuracies[0]:.2%} -> cut {accuracies[1]:.2%}"
         )
         if row.replay_steps:
-            text += f" -> {row.test_accuracy_after_replay:.2%} after {row.replay_steps} replay steps"
+            replayed = f"{row.test_accuracy_after_replay:.2%} ({row.replay_steps} steps)"
+            text += f" -> replayed {replayed}"
         return f"{text} ({seconds + row.replay_seconds:.1f} s)"
     held_out = ""
     if row.validation_accuracy is not None:
