@@ -28,16 +28,19 @@ log = logging.getLogger("refine")
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "safetensors")
 # What makes a resolved configuration one that refine-run takes: --config-path RUN_DIRECTORY.
 RERUN_HEADER = """\
-# This run's configuration, resolved. The same run again: refine-run --config-path {directory}
+# This run's configuration, resolved. The same run again: refine-run --config-path DIRECTORY
 defaults:
   - schema
   - _self_
   - override hydra/job_logging: none
 
 hydra:
-  job: {{name: refine-run}}
+  job: {name: refine-run}
   output_subdir: null
-  run: {{dir: .}}
+  run: {dir: .}
+  sweep:
+    dir: results/sweeps/${now:%Y-%m-%d}/${now:%H-%M-%S}
+    subdir: ${hydra.job.override_dirname}
 
 """
 
@@ -58,8 +61,8 @@ class RunDirectory:
 
     def describe(self, config: DictConfig, environment: dict[str, Any]) -> None:
         """Writes ``config.yaml`` (resolved) and ``environment.json``."""
-        text = RERUN_HEADER.format(directory=self.path.absolute())
-        write_text(self.path / "config.yaml", text + OmegaConf.to_yaml(config, resolve=True))
+        text = RERUN_HEADER + OmegaConf.to_yaml(config, resolve=True)
+        write_text(self.path / "config.yaml", text)
         write_text(self.path / "environment.json", _json(versions() | environment))
 
     def record(self, row: EpochRow | CycleRow) -> None:
