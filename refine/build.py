@@ -12,7 +12,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from refine.errors import SettingError, one_of
@@ -25,11 +25,8 @@ def build(setting: str, node: DictConfig | dict, *args: Any, offered: dict | Non
     not set itself; ``num_classes`` also where the signature ends in ``**kwargs``, as torchvision's
     models do. What it cannot take is a SettingError of ``setting``.
     """
-    try:
-        made: partial = instantiate(node, _partial_=True, _convert_="all")
-    except Exception as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise SettingError(f"{setting}._target_", reason) from error
+    imported(f"{setting}._target_", node["_target_"])
+    made: partial = instantiate(node, _partial_=True, _convert_="all")
     names, open_ended = parameters(made.func)
     for name, value in (offered or {}).items():
         if name not in made.keywords and (name in names or (open_ended and name == "num_classes")):
@@ -42,19 +39,30 @@ def build(setting: str, node: DictConfig | dict, *args: Any, offered: dict | Non
 
 def parameters(target: Callable) -> tuple[set[str], bool]:
     """The names of a callable's parameters, and whether it takes any others."""
-    signature = inspect.signature(target)
+    try:
+        signature = inspect.signature(target)
+    except ValueError:  # some callables written in C do not tell
+        return set(), False
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     return set(signature.parameters), inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def imported(setting: str, path: str) -> Callable:
+    """The callable at a dotted import path; SettingError if there is none."""
+    try:
+        module, _, name = path.rpartition(".")
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a module of the user's can raise anything
+        raise SettingError(setting, f"cannot import {path!r}: {error}") from error
+    if not callable(found):
+        raise SettingError(setting, f"{path!r} is a {type(found).__name__}, not a callable")
+    return found
 
 
 def function(setting: str, name: str, module: str) -> Callable:
     """The function that ``name`` means: one of ``module``'s, or any by its import path."""
     if "." in name:
-        try:
-            return get_method(name)
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise SettingError(setting, f"cannot import {name!r}: {reason}") from error
+        return imported(setting, name)
     home = importlib.import_module(module)
     known = public_functions(home)
     if name not in known:

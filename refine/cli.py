@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -35,12 +35,14 @@ def main() -> None:
 
         print(help_text(_composed(asked.overrides, asked.config_path)))
         return
+    sys.path.append(str(Path.cwd()))  # one's own models and importances are found here
     os.environ[FULL_ERROR] = "1"  # Hydra shall raise what went wrong, not print it
     if asked.config_path:  # Hydra would look for it beside this file
         where = sys.argv.index(asked.config_path)
         sys.argv[where] = str(Path(asked.config_path).expanduser().absolute())
     try:
         if asked.multirun:
+            sys.argv += [f"hydra.sweep.dir={place}" for place in _sweep_directory(asked.overrides)]
             _check_sweep(asked.overrides, asked.config_path)
         _run()
     except KeyboardInterrupt:
@@ -81,6 +83,12 @@ def _composed(overrides: list[str], config_path: str | None = None) -> DictConfi
         return compose("config", overrides)
 
 
+def _sweep_directory(overrides: list[str]) -> list[str]:
+    """In a sweep, output_dir is the directory that the runs' own directories are made in."""
+    given = [entry.partition("=")[2] for entry in overrides if entry.startswith("output_dir=")]
+    return given[-1:]
+
+
 def _check_sweep(overrides: list[str], config_path: str | None) -> None:
     """Validates every value of a sweep, each with the first values of the others: a mistake in
     the last job shall not wait for the first to be trained."""
@@ -101,9 +109,9 @@ def _check_sweep(overrides: list[str], config_path: str | None) -> None:
 
 def explain(error: Exception) -> str:
     """One or two lines that name the setting and what would be right."""
-    text = str(error)
     if isinstance(error, SettingError | TrainingError):
-        return text
+        return str(error)
+    text = f"{error}\n{error.__cause__ or ''}"
     name = (re.search(r"full_key: (\S+)", text) or [None, ""])[1]
     if "Key '" in text and name:
         return _unknown(name)
@@ -120,6 +128,8 @@ def explain(error: Exception) -> str:
         return f"{name}: cannot be null"
     if found := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return f"{found[1]}: several values need a sweep, refine-run -m {found[1]}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {error.message.splitlines()[0]}"
     lines = [entry.strip() for entry in text.splitlines() if entry.strip()]
     return "\n".join(lines[:2]).replace("See https", "see https")
 
@@ -132,5 +142,5 @@ def _unknown(name: str) -> str:
         return f"{name}: {group} has no {key!r} yet; to add an argument, write +{name}=..."
     near = [setting for setting in known if setting.rpartition(".")[0] == group]
     if not group:
-        near += GROUPS
+        near += [option for option in GROUPS if option not in near]
     return f"{name}: there is no such setting; {one_of(near or known, name)}"

@@ -164,6 +164,8 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
+# Nodes of fixed keys; what else stands in the others is an argument of their _target_.
+CLOSED = {RunConfig: "", PrunerConfig: "pruner", ReplayConfig: "replay", TrainerConfig: "trainer"}
 GROUPS = ("model", "dataset", "pruner", "replay", "schedule", "trainer", "experiment")
 BOUNDS = {
     "above": ("above", lambda value, bound: value > bound),
@@ -219,6 +221,15 @@ def validate(config: DictConfig) -> None:
         pattern = entry.metadata.get("pattern")
         if pattern and not re.fullmatch(pattern, value):
             raise SettingError(name, f"{value!r} is none of {entry.metadata['meaning']}")
+    start, epochs = config.schedule.start, config.trainer.epochs
+    if start is not None and start > epochs:
+        raise SettingError("schedule.start", f"must be at most {epochs}, the epochs of the run")
+    for schema, name in CLOSED.items():
+        known = [entry.name for entry in fields(schema)]
+        for key in OmegaConf.select(config, name) if name else config:
+            if key not in known:
+                where = f"{name}.{key}" if name else key
+                raise SettingError(where, f"there is no such setting; {one_of(known, key)}")
     for name in ("model", "trainer.optimizer", "trainer.lr_scheduler"):
         if not OmegaConf.select(config, f"{name}._target_"):
             raise SettingError(f"{name}._target_", "is not set; give the import path of a callable")

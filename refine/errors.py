@@ -19,4 +19,4 @@ def one_of(known: list[str], given: str) -> str:
     """The sentence that lists what ``given`` could have been, the nearest first."""
     near = get_close_matches(given, known, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"{hint}Known: {', '.join(known)}"
+    return f"{hint}{'K' if hint else 'k'}nown: {', '.join(known)}"

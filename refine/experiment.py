@@ -106,8 +106,8 @@ def build_model(node: DictConfig, data: Data, device: torch.device) -> nn.Module
         gives = tuple(getattr(logits, "shape", ())) or type(logits).__name__
         raise SettingError(
             "model",
-            f"answers {gives} to {len(images)} images; {classes} classes need "
-            f"({len(images)}, {classes}). Set its number of outputs, such as model.num_classes",
+            f"answers {gives} to {len(images)} images; {classes} classes need ({len(images)}, "
+            f"{classes}). Set its number of outputs, such as +model.num_classes={classes}",
         )
     return model
 

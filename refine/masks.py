@@ -122,15 +122,17 @@ class Masks(Mapping[str, Tensor]):
 
 def lowest(scores: Tensor, alive: Tensor, count: int) -> Tensor:
     """Marks the ``count`` lowest of the ``scores`` at positions that live; ties by index."""
-    living = scores[alive].float()
+    living = scores[alive].to(torch.promote_types(scores.dtype, torch.float32))
     if count > len(living):
         raise ValueError(f"{count} of {len(living)} survivors cannot be cut")
     if bool(living.isnan().any()):
         raise ValueError("a score is NaN; the weights or the gradients are no longer finite")
+    marked = torch.zeros_like(alive)
+    if count == 0:
+        return marked
     threshold = living.kthvalue(count).values
     chosen = living < threshold
     ties = (living == threshold).nonzero().squeeze(1)
     chosen[ties[: count - int(chosen.sum())]] = True
-    marked = torch.zeros_like(alive)
     marked[alive] = chosen
     return marked

@@ -4,8 +4,14 @@ import weakref
 
 import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 
 from refine.masks import Masks
+
+# One hook for all watches, never removed: a watch that goes while torch walks through its hooks
+# must not change their number.
+_watches: weakref.WeakSet["OptimizerWatch"] = weakref.WeakSet()
+_hooked: list[RemovableHandle] = []
 
 
 class OptimizerWatch:
@@ -19,13 +25,9 @@ class OptimizerWatch:
     def __init__(self, masks: Masks):
         self.masks = masks
         self._seen: list[weakref.ref[Optimizer]] = []  # oldest step first
-        this = weakref.ref(self)
-
-        def stepped(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-            if (watch := this()) is not None:
-                watch._stepped(optimizer)
-
-        weakref.finalize(self, register_optimizer_step_post_hook(stepped).remove)
+        if not _hooked:
+            _hooked.append(register_optimizer_step_post_hook(_after_step))
+        _watches.add(self)
 
     def alive(self) -> list[Optimizer]:
         """The optimizers that stepped a masked weight and still exist, the latest first."""
@@ -48,7 +50,8 @@ class OptimizerWatch:
         for optimizer in self.alive():
             self.masks.zero_moments_(optimizer)
 
-    def _stepped(self, optimizer: Optimizer) -> None:
+    def stepped(self, optimizer: Optimizer) -> None:
+        """Called after each step of any optimizer: zeroes the cut weights if it trains them."""
         newest = self._seen[-1]() if self._seen else None
         if optimizer is not newest:
             if not _parameters(optimizer) & {id(w) for w in self.masks.weights().values()}:
@@ -59,6 +62,11 @@ class OptimizerWatch:
             if not known:  # it may remember gradients from before the cut
                 self.masks.zero_moments_(optimizer)
         self.masks.zero_cut_()
+
+
+def _after_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+    for watch in list(_watches):
+        watch.stepped(optimizer)
 
 
 def _parameters(optimizer: Optimizer) -> set[int]:

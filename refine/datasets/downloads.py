@@ -1,5 +1,6 @@
 """The public data sets that torchvision downloads."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,12 @@ def _load(name: str, files: str, root: str, image_size: int | None) -> RawData:
     import torchvision.datasets
 
     dataset = getattr(torchvision.datasets, name)
+    was_there = Path(root).exists()
     try:
         train, test = (dataset(root, train=part, download=True) for part in (True, False))
     except Exception as error:  # torchvision raises a different type for every way to fail
+        if not was_there:  # torchvision has made directories for what it could not get
+            shutil.rmtree(root, ignore_errors=True)
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise SettingError(
             "dataset.root",

@@ -1,0 +1,100 @@
+"""What the tests share: the command in this process, small runs, and real pictures where there
+are any."""
+
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from refine import cli, experiment
+
+ROOT = Path(__file__).parent.parent
+CIFAR10 = ROOT.parent / "shared" / "cifar10"
+# A run of seconds: few images, few epochs, every part of the cycle.
+SMALL = (
+    "dataset.subset_size=200",
+    "trainer.epochs=2",
+    "trainer.batch_size=50",
+    "schedule.interval=1",
+    "replay.buffer_size=40",
+    "replay.steps=2",
+    "replay.batch_size=20",
+    "save_model=false",
+)
+
+
+class Quiet:
+    """A display that shows nothing and remembers the rows."""
+
+    def __init__(self):
+        self.rows = []
+
+    def begin(self, headline, epochs):
+        self.headline = headline
+
+    def step(self, step, steps):
+        pass
+
+    def show(self, row):
+        self.rows.append(row)
+
+    def end(self, summary, directory):
+        pass
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the overrides in this process: the summary, the rows and the directory."""
+
+    def call(*overrides, name="run", display=None):
+        display = display or Quiet()
+        directory = tmp_path / name
+        config = cli._composed([*overrides, f"output_dir={directory}"])
+        summary = experiment.run(config, display)
+        return SimpleNamespace(summary=summary, display=display, directory=directory)
+
+    return call
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """``refine-run`` with these arguments, in this process and an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(cli.FULL_ERROR, "0")  # main changes it; this takes that back
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["refine-run", *arguments])
+        GlobalHydra.instance().clear()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            GlobalHydra.instance().clear()
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def cifar10(tmp_path_factory):
+    """600 training and 200 test pictures of CIFAR-10 in class folders."""
+    if not CIFAR10.is_dir():
+        pytest.skip(f"no CIFAR-10 in {CIFAR10}")
+    home = tmp_path_factory.mktemp("pictures")
+    for archive, count in (("train-1of5", 60), ("test", 20)):
+        taken = {}
+        with tarfile.open(CIFAR10 / f"{archive}.tar.gz") as tar:
+            for member in tar:
+                label = Path(member.name).parent.name
+                if member.isfile() and taken.setdefault(label, 0) < count:
+                    taken[label] += 1
+                    tar.extract(member, home, filter="data")
+                if len(taken) == 10 and min(taken.values()) == count:
+                    break
+    return home / "cifar10"

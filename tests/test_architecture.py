@@ -1,0 +1,84 @@
+"""Who may import whom."""
+
+import ast
+from pathlib import Path
+
+import refine
+
+HOME = Path(refine.__file__).parent
+LEAVES = {"errors", "files", "rows"}
+# Each part may import the leaves and what stands here; imports point down this list.
+MAY_IMPORT = {
+    "cli": {"config", "help", "experiment", "report"},
+    "help": {"config"},
+    "experiment": {
+        "build", "checkpoint", "config", "datasets", "device", "evaluation", "refinement",
+        "replay", "report", "run_directory", "trainer",
+    },
+    "trainer": {"datasets", "device", "evaluation", "refinement"},
+    "refinement": {"evaluation", "masks", "optimizers", "pruning", "replay"},
+    "optimizers": {"masks"},
+    "pruning": {"masks"},
+    "replay": {"evaluation"},
+    "datasets": {"build"},
+    "run_directory": set(),
+    "report": set(),
+    "checkpoint": set(),
+    "build": set(),
+    "config": set(),
+    "device": set(),
+    "evaluation": set(),
+    "masks": set(),
+    "models": set(),
+    "schedule": set(),
+    "errors": set(),
+    "files": set(),
+    "rows": set(),
+}  # fmt: skip
+TORCHLESS = ("cli", "config", "help", "errors", "files", "rows", "report")
+
+
+def imports(path):
+    """Dotted names that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+def modules():
+    for path in sorted(HOME.rglob("*.py")):
+        part = path.relative_to(HOME).parts[0].removesuffix(".py")
+        if part not in ("__init__", "__main__"):
+            yield part, path
+
+
+def test_imports_point_one_way():
+    order = list(MAY_IMPORT)
+    for part, allowed in MAY_IMPORT.items():
+        assert all(order.index(below) > order.index(part) for below in allowed), part
+    for part, path in modules():
+        for name in imports(path):
+            if name.startswith("refine."):
+                target = name.split(".")[1]
+                assert target == part or target in MAY_IMPORT[part] | LEAVES, f"{path}: {name}"
+
+
+def test_reports_and_help_import_no_torch():
+    for part, path in modules():
+        if part in TORCHLESS:
+            assert not [name for name in imports(path) if name.split(".")[0] == "torch"], path
+
+
+def test_only_the_command_line_knows_hydras_command_line():
+    for part, path in modules():
+        hydra = [name for name in imports(path) if name.split(".")[0] == "hydra"]
+        assert part == "cli" or hydra in ([], ["hydra.utils"]), path
+
+
+def test_every_module_says_which_question_it_answers():
+    for _, path in modules():
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        assert docstring, path
