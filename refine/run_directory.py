@@ -145,7 +145,7 @@ def versions() -> dict[str, Any]:
         "runtime-refinement": refine.__version__,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         **{name: version(name) for name in PACKAGES},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),

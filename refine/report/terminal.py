@@ -125,8 +125,8 @@ class Terminal:
         }.items():
             table.add_row(name, value)
         self.console.print(table)
-        self.console.print(f"figures  {directory / EPOCHS_FILE}")
-        self.console.print(f"picture  {directory / FIGURE_FILE}")
+        self.console.print(f"CSV     {directory / EPOCHS_FILE}")
+        self.console.print(f"figure  {directory / FIGURE_FILE}")
 
     def close(self) -> None:
         """Takes the bars off the screen."""

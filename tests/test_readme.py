@@ -1,0 +1,42 @@
+import re
+
+import pytest
+import torch
+from conftest import ROOT
+
+from refine.config import GROUPS, config_directory
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LOOP, IMPORTANCE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_librarys_loop_runs(capsys):
+    from refine.models import simple_cnn
+
+    assert len([line for line in LOOP.splitlines() if line]) <= 15
+    generator = torch.Generator().manual_seed(0)
+    loader = [(torch.randn(8, 3, 32, 32, generator=generator), torch.arange(8)) for _ in range(2)]
+    given = {"model": simple_cnn(), "loader": loader}
+    exec(LOOP, given)
+    assert capsys.readouterr().out.splitlines() == [
+        f"epoch {epoch}: {sparsity} of all parameters are cut"
+        for epoch, sparsity in ((5, "15.0%"), (10, "27.7%"), (15, "38.5%"))
+    ]
+    dense = sum(int((weight != 0).sum()) for weight in given["model"].parameters())
+    assert dense == given["report"].active_parameters == 357_868
+
+
+def test_the_importance_of_ones_own_runs(command, tmp_path):
+    (tmp_path / "mine.py").write_text(IMPORTANCE)
+    done = command(
+        "pruner.importance=mine.distance_from_mean", "model=logistic", "trainer.epochs=2",
+        "schedule.interval=1", "output_dir=run",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_is_named(group):
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{group}` |")]
+    named = set(re.findall(r"`(\w+)`", row.rsplit("|", 2)[1]))
+    assert named == {path.stem for path in (config_directory() / group).glob("*.yaml")}
