@@ -15,6 +15,10 @@ class TrainingError(Exception):
     """Training that cannot go on, such as a loss that is no longer a number."""
 
 
+class ReportError(Exception):
+    """A report that cannot be made: why, and what would be right."""
+
+
 def one_of(known: list[str], given: str) -> str:
     """The sentence that lists what ``given`` could have been, the nearest first."""
     near = get_close_matches(given, known, n=1, cutoff=0.6)

@@ -1,0 +1,180 @@
+"""The command ``refine-report``: tables and pictures of the runs in given directories."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from refine.errors import ReportError
+from refine.files import write_text
+from refine.report import groups, runs, tables
+
+PLOTS = ("curves", "pareto", "grid", "panels")
+PICTURES = (".png", ".pdf", ".svg")
+DESCRIPTION = """\
+Makes a table or a picture of runs from the files that refine-run left in their directories.
+
+Runs that differ in nothing but their seed are one group (device, output_dir, save_model and
+dataset.root do not count either). Of each group there are the number of runs n, mean, standard
+deviation and 95 % t interval of test accuracy and sparsity: after every number of cycles, at the
+last epoch before the next cycle, and at the end.
+"""
+EXAMPLES = """\
+examples:
+  refine-report results/sweeps/2026-01-31/12-00-00      a table of every group in a sweep
+  refine-report results/runs --format latex --output paper/table.tex
+  refine-report sweep --paired pruner.importance=random     every group against this one, by seed
+  refine-report sweep --plot pareto --output figures/pareto.pdf
+  refine-report sweep --plot grid --grid pruner.ratio schedule.interval
+
+Unfinished, failed and broken runs, and directories without any, are named on stderr and left
+out. Exit code: 0 done, 1 error, 2 options that do not fit together.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; its exit code."""
+    arguments = _arguments(argv)
+    try:
+        _report(arguments)
+        sys.stdout.flush()
+    except ReportError as error:
+        print(f"refine-report: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="refine-report",
+        usage="refine-report DIR [DIR ...] [options]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "directories",
+        metavar="DIR",
+        nargs="+",
+        type=Path,
+        help="a run's directory, or one that holds runs at any depth",
+    )
+    parser.add_argument(
+        "--format",
+        choices=tables.FORMATS,
+        help="of the table; table (default), markdown and latex are for people and in per cent, "
+        "csv and json hold fractions in full",
+    )
+    parser.add_argument(
+        "--paired",
+        metavar="SETTING=VALUE",
+        help="instead, the table of every group's final test accuracy less that of the group "
+        "with this setting, paired by seed; several settings, with blanks between, in quotes",
+    )
+    parser.add_argument(
+        "--plot",
+        choices=PLOTS,
+        help="a picture instead of a table. curves: test accuracy over epochs; pareto: against "
+        "sparsity; grid: a heat map of final test accuracy over two swept settings; panels: "
+        "refinement.png of each run anew, in its own directory",
+    )
+    parser.add_argument(
+        "--grid",
+        metavar=("X", "Y"),
+        nargs=2,
+        help="the settings across and up a grid, needed if more than two differ",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="where to write; a table's default is the terminal, a picture's curves.png, "
+        "pareto.png or grid.png here. Pictures end in .png, .pdf or .svg",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.plot and (arguments.format or arguments.paired):
+        parser.error("--plot makes a picture, --format and --paired a table; choose one")
+    if arguments.grid and arguments.plot != "grid":
+        parser.error("--grid goes with --plot grid")
+    if arguments.output and arguments.plot == "panels":
+        parser.error("--plot panels writes into the runs' own directories; omit --output")
+    if arguments.output and arguments.plot and arguments.output.suffix.lower() not in PICTURES:
+        parser.error(f"--output: a picture ends in {', '.join(PICTURES)}, not {arguments.output}")
+    return arguments
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    directories, foreign = runs.find(arguments.directories)
+    _name_left_out(foreign)
+    if arguments.plot == "panels":
+        _draw_panels(directories)
+        return
+    finished, left_out = runs.read(directories)
+    _name_left_out(left_out)
+    if not finished:
+        raise ReportError("there is no finished run in what was given")
+    grouping = groups.group(finished)
+    for group in grouping.groups:
+        if seeds := groups.repeated_seeds(group):
+            _note(f"note: {group.name} has several runs of seed {seeds}; all of them count")
+    if arguments.plot:
+        _draw(grouping, arguments)
+        return
+    if arguments.paired:
+        reference = groups.select(grouping.groups, arguments.paired)
+        table = tables.of_differences(grouping, reference)
+    else:
+        table = tables.of_groups(grouping)
+    text = tables.written(table, arguments.format or "table")
+    if arguments.output:
+        _write(arguments.output, lambda path: write_text(path, text))
+    else:
+        encoding = sys.stdout.encoding or "utf-8"  # one without ± shall show a question mark
+        print(text.encode(encoding, "replace").decode(encoding), end="")
+
+
+def _draw(grouping: groups.Grouping, arguments: argparse.Namespace) -> None:
+    from refine.report import plots  # only now: a table needs no matplotlib
+
+    if arguments.plot == "grid":
+        figure = plots.grid(grouping, *plots.swept(grouping, arguments.grid))
+    else:
+        figure = {"curves": plots.curves, "pareto": plots.pareto}[arguments.plot](grouping)
+    path = arguments.output or Path(f"{arguments.plot}.png")
+    _write(path, lambda path: plots.save(figure, path))
+
+
+def _draw_panels(directories: list[Path]) -> None:
+    from refine.report.figure import draw_run
+
+    drawn = 0
+    for directory in directories:
+        try:
+            runs.read_epochs(directory / runs.EPOCHS_FILE)  # unfinished runs may be drawn too
+            print(f"wrote {draw_run(directory)}")
+            drawn += 1
+        except (runs.Unusable, ValueError, KeyError, OSError) as error:
+            _name_left_out({directory: str(error)})
+    if not drawn:
+        raise ReportError("there is no run to draw in what was given")
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+    except OSError as error:
+        raise ReportError(f"--output: {path} cannot be written ({error.strerror})") from None
+    print(f"wrote {path}")
+
+
+def _name_left_out(reasons: dict[Path, str]) -> None:
+    for directory, reason in reasons.items():
+        _note(f"left out: {directory}: {reason}")
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,192 @@
+"""Which runs are there, and what do they hold?
+
+Only finished runs whose files are whole are read. Every other directory is named with the reason,
+so that nothing is averaged in or dropped in silence.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from refine.errors import ReportError
+from refine.rows import EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
+
+CONFIG_FILE = "config.yaml"
+# What makes config.yaml one that refine-run takes; no settings of the run.
+HEADER = ("defaults", "hydra")
+FOREIGN = "holds no run"
+
+
+class Measurement(NamedTuple):
+    """What reports use of a row of ``metrics.csv``, or of the run's end."""
+
+    epoch: int
+    cycles: int
+    test_accuracy: float
+    sparsity: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run; ``settings`` by dotted name, ``pruner.ratio``; a kind as ``model``."""
+
+    directory: Path
+    settings: dict[str, Any]
+    epochs: list[Measurement]
+    end: Measurement
+
+    @property
+    def seed(self) -> int:
+        return self.settings["seed"]
+
+    def levels(self) -> dict[int, Measurement]:
+        """By the number of cycles so far: the last epoch before the next cycle."""
+        return {row.cycles: row for row in self.epochs}
+
+
+class Unusable(Exception):
+    """Why a run cannot be used."""
+
+
+def find(directories: list[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """The run directories at or below ``directories``, each once, and the topmost directories
+    without any, with the reason. ReportError if one of ``directories`` is none."""
+    found: dict[Path, Path] = {}  # by the place on the disk: a run shall not be counted twice
+    foreign: dict[Path, str] = {}
+    for directory in directories:
+        if not directory.is_dir():
+            problem = "is not a directory" if directory.exists() else "does not exist"
+            raise ReportError(f"{directory} {problem}")
+        runs, others = _search(directory)
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+        foreign |= others
+    return list(found.values()), foreign
+
+
+def _search(directory: Path, above: tuple[Path, ...] = ()) -> tuple[list[Path], dict[Path, str]]:
+    here = (*above, directory.resolve())
+    try:
+        entries = sorted(directory.iterdir())
+    except OSError as error:
+        return [], {directory: f"cannot be read: {error.strerror}"}
+    names = {entry.name for entry in entries}
+    runs = [directory] if names & {EPOCHS_FILE, SUMMARY_FILE, LOG_FILE} else []
+    foreign: dict[Path, str] = {}
+    for entry in entries:
+        if not entry.is_dir() or entry.name.startswith("."):  # hidden directories are tools'
+            continue
+        if entry.is_symlink() and entry.resolve() in here:  # round in a circle
+            continue
+        inner, others = _search(entry, here)
+        runs += inner
+        foreign |= others
+    if directory in runs:  # what a run keeps in its own directory is its own affair
+        return runs, {}
+    if not runs and all(reason == FOREIGN for reason in foreign.values()):
+        return [], {directory: FOREIGN}
+    return runs, foreign
+
+
+def read(directories: list[Path]) -> tuple[list[Run], dict[Path, str]]:
+    """The finished runs among run ``directories``, and why the others are left out."""
+    runs, left_out = [], {}
+    for directory in directories:
+        try:
+            runs.append(read_run(directory))
+        except Unusable as reason:
+            left_out[directory] = str(reason)
+    return runs, left_out
+
+
+def read_run(directory: Path) -> Run:
+    """The run in ``directory``; Unusable if it has not finished or a file of it is broken."""
+    if not (directory / SUMMARY_FILE).exists():
+        raise Unusable(f"unfinished: there is no {SUMMARY_FILE}")
+    try:
+        summary = json.loads(_text(directory / SUMMARY_FILE))
+    except ValueError:
+        raise Unusable(f"{SUMMARY_FILE} is not valid JSON") from None
+    if not isinstance(summary, dict) or "status" not in summary:
+        raise Unusable(f"{SUMMARY_FILE} is none of a run: it has no status")
+    if summary["status"] != "finished":
+        raise Unusable(f"{summary['status']}: {summary.get('reason') or 'no reason recorded'}")
+    end = _measurement(summary, SUMMARY_FILE, epoch="epochs")
+    settings = _settings(directory / CONFIG_FILE)
+    epochs = read_epochs(directory / EPOCHS_FILE)
+    if [row.epoch for row in epochs] != list(range(1, end.epoch + 1)):
+        raise Unusable(f"{EPOCHS_FILE} does not hold the epochs 1 to {end.epoch} of the run")
+    return Run(directory, settings, epochs, end)
+
+
+def read_epochs(path: Path) -> list[Measurement]:
+    """The rows of a ``metrics.csv``; Unusable if it is broken or has none."""
+    text = _text(path)
+    if text and not text.endswith("\n"):
+        raise Unusable(f"{path.name} is truncated: its last line has no end")
+    rows = []
+    try:
+        for row in csv.DictReader(text.splitlines(), strict=True):
+            where = f"row {len(rows) + 1} of {path.name}"
+            if None in row or None in row.values():
+                raise Unusable(f"{where} has more or fewer values than the header has names")
+            rows.append(_measurement(row, where, epoch="epoch"))
+    except csv.Error as error:
+        raise Unusable(f"{path.name} is not valid CSV: {error}") from None
+    if not rows:
+        raise Unusable(f"{path.name} has no rows")
+    return rows
+
+
+def _measurement(row: dict[str, Any], where: str, epoch: str) -> Measurement:
+    values = []
+    for name in (epoch, "cycles", "test_accuracy", "sparsity"):
+        try:
+            value = float(row[name])
+        except KeyError:
+            raise Unusable(f"{where} has no {name}") from None
+        except (TypeError, ValueError):
+            raise Unusable(f"{where}: {name} is {row[name]!r}, not a number") from None
+        if not math.isfinite(value):
+            raise Unusable(f"{where}: {name} is {value}")
+        values.append(value)
+    return Measurement(int(values[0]), int(values[1]), values[2], values[3])
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(_text(path))
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise Unusable(f"{path.name} is not valid YAML{where}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("seed"), int):
+        raise Unusable(f"{path.name} is none of a run: it names no seed")
+    return dict(_flat({key: value for key, value in config.items() if key not in HEADER}))
+
+
+def _flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif key == "_target_":
+            yield prefix.removesuffix("."), value
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise Unusable(f"there is no {path.name}") from None
+    except OSError as error:
+        raise Unusable(f"{path.name} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Unusable(f"{path.name} is not text") from None

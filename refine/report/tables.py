@@ -1,0 +1,198 @@
+"""How is a report written as a table, for people and for programs?
+
+Tables for people show per cent with two decimals; CSV and JSON hold fractions, in full.
+"""
+
+import csv
+import io
+import json
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from refine.report.groups import Group, Grouping, Spread, paired, spread
+
+FORMATS = ("table", "csv", "markdown", "latex", "json")
+DASH = "\N{EN DASH}"  # too few runs for this figure
+
+
+@dataclass(frozen=True)
+class Table:
+    """``header`` and ``cells`` for people, the group first; ``records`` for programs."""
+
+    caption: str
+    header: list[str]
+    cells: list[list[str]]
+    records: list[dict[str, Any]]
+
+
+def of_groups(grouping: Grouping) -> Table:
+    """Test accuracy and sparsity of every group at every level of cycles and at the end."""
+    cells, records = [], []
+    for group in grouping.groups:
+        end = [run.end for run in group.runs]
+        for cycles, rows in [*group.levels().items(), ("end", end)]:
+            accuracy = spread([row.test_accuracy for row in rows])
+            sparsity = spread([row.sparsity for row in rows])
+            figures = [*_mean_and_deviation(accuracy), *_mean_and_deviation(sparsity)]
+            cells.append([group.name, str(cycles), str(len(rows)), *figures])
+            records.append(
+                {"group": group.name, **group.settings, "cycles": cycles, "n": len(rows)}
+                | _figures("test_accuracy", accuracy)
+                | _figures("sparsity", sparsity)
+            )
+    caption = (
+        "Test accuracy and sparsity of all parameters in per cent: mean ± half the width of the "
+        "95 % t interval, and standard deviation (n - 1), of n runs. A row of k cycles is the "
+        "last epoch before the next cycle."
+    )
+    header = ["group", "cycles", "n", "test accuracy", "sd", "sparsity", "sd"]
+    return Table(caption + along(grouping), header, cells, records)
+
+
+def of_differences(grouping: Grouping, reference: Group) -> Table:
+    """The final test accuracy of every other group less that of ``reference``, by seed."""
+    cells, records = [], []
+    for group in grouping.groups:
+        if group is reference:
+            continue
+        difference = paired(group, reference)
+        mean, interval, deviation = DASH, DASH, DASH
+        if difference.mean is not None:
+            mean = f"{100 * difference.mean:+.2f}"
+        if difference.half_width is not None:
+            low, high = _interval(difference)
+            interval = f"[{100 * low:+.2f}, {100 * high:+.2f}]"
+            deviation = f"{100 * difference.deviation:.2f}"
+        cells.append([group.name, str(difference.n), mean, interval, deviation])
+        records.append(
+            {"group": group.name, **group.settings, "reference": reference.name}
+            | {"pairs": difference.n}
+            | _figures("difference", difference)
+        )
+    caption = (
+        f"Final test accuracy less that of {reference.name}, paired by seed, in percentage "
+        "points: mean, 95 % t interval and standard deviation (n - 1) of the pairs' differences."
+    )
+    header = ["group", "pairs", "difference", "95 % t interval", "sd"]
+    return Table(caption + along(grouping), header, cells, records)
+
+
+def along(grouping: Grouping) -> str:
+    """The sentence that names the differing settings which the groups' names leave out."""
+    return "".join(
+        f" With {shown} differs {', '.join(others)}."
+        for shown, others in grouping.shown.items()
+        if others
+    )
+
+
+def written(table: Table, form: str) -> str:
+    """The table in one of FORMATS, as text that ends in a newline."""
+    if form == "table":
+        return _terminal(table)
+    if form == "csv":
+        return _csv(table)
+    if form == "markdown":
+        return _markdown(table)
+    if form == "latex":
+        return _latex(table)
+    rows = {"caption": table.caption, "rows": table.records}
+    return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+
+
+def _mean_and_deviation(figures: Spread) -> list[str]:
+    if figures.half_width is None:
+        return [f"{100 * figures.mean:.2f}", DASH]
+    mean = f"{100 * figures.mean:.2f} ± {100 * figures.half_width:.2f}"
+    return [mean, f"{100 * figures.deviation:.2f}"]
+
+
+def _interval(figures: Spread) -> tuple[float | None, float | None]:
+    if figures.half_width is None:
+        return None, None
+    return figures.mean - figures.half_width, figures.mean + figures.half_width
+
+
+def _figures(name: str, figures: Spread) -> dict[str, float | None]:
+    low, high = _interval(figures)
+    return {
+        f"{name}_mean": figures.mean,
+        f"{name}_sd": figures.deviation,
+        f"{name}_t95_low": low,
+        f"{name}_t95_high": high,
+    }
+
+
+def _merged(table: Table) -> list[list[str]]:
+    """The cells with a group's name in its first row only."""
+    names = [row[0] for row in table.cells]
+    return [
+        ["" if name == before else name, *row[1:]]
+        for before, name, row in zip([None, *names], names, table.cells, strict=False)
+    ]
+
+
+def _terminal(table: Table) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    shown = RichTable(box=box.SIMPLE_HEAD, caption=table.caption, caption_justify="left")
+    shown.add_column(table.header[0], overflow="fold", max_width=44)
+    for name in table.header[1:]:
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in _merged(table):
+        if row[0] and shown.rows:
+            shown.add_section()
+        shown.add_row(*row)
+    # Into a file or pipe, nothing is wrapped to a width that nobody looks at.
+    width = None if sys.stdout.isatty() else 200
+    with io.StringIO() as file:
+        Console(file=file, width=width, highlight=False, markup=False).print(shown)
+        return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+
+
+def _csv(table: Table) -> str:
+    columns = dict.fromkeys(name for record in table.records for name in record)
+    with io.StringIO() as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table.records)
+        return file.getvalue()
+
+
+def _markdown(table: Table) -> str:
+    rules = ["---", *["---:"] * (len(table.header) - 1)]
+    rows = [table.header, rules, *table.cells]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([table.caption, "", *lines]) + "\n"
+
+
+def _latex(table: Table) -> str:
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "  \\centering",
+        f"  \\caption{{{_escaped(table.caption)}}}",
+        f"  \\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+        "    \\toprule",
+        f"    {_latex_row(table.header)}",
+    ]
+    for row in _merged(table):
+        lines += ["    \\midrule"] * bool(row[0])
+        lines.append(f"    {_latex_row(row)}")
+    return "\n".join([*lines, "    \\bottomrule", "  \\end{tabular}", "\\end{table}", ""])
+
+
+def _latex_row(row: list[str]) -> str:
+    return " & ".join(_escaped(cell) for cell in row) + " \\\\"
+
+
+def _escaped(text: str) -> str:
+    special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    special |= {"±": "$\\pm$", DASH: "--"}
+    text = text.translate(str.maketrans(special))
+    return re.sub(r"(?<![\w-])-(?= ?\d)", "$-$", text)  # a minus, no hyphen
