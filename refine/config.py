@@ -125,6 +125,10 @@ class ScheduleConfig:
     stop: int | None = setting(
         "last epoch that a cycle may follow; null: the last but one of the run", at_least=1
     )
+    cycles_at_once: int = setting("as how many cycles one_shot cuts", at_least=1)
+    target_sparsity: float | None = setting(
+        "share of all parameters that cubic has cut in the end", above=0, below=1
+    )
 
 
 @dataclass
@@ -166,7 +170,7 @@ class RunConfig:
 
 # Nodes of fixed keys; what else stands in the others is an argument of their _target_.
 CLOSED = {RunConfig: "", PrunerConfig: "pruner", ReplayConfig: "replay", TrainerConfig: "trainer"}
-GROUPS = ("model", "dataset", "pruner", "replay", "schedule", "trainer", "experiment")
+GROUPS = ("model", "dataset", "pruner", "replay", "schedule", "trainer", "experiment", "control")
 BOUNDS = {
     "above": ("above", lambda value, bound: value > bound),
     "at_least": ("at least", lambda value, bound: value >= bound),

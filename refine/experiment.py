@@ -164,7 +164,12 @@ def _training(
     generator = torch.Generator().manual_seed(config.seed)
     steps = len(data.training(trainer.batch_size, generator))
     stepper, lr_scheduler = build_training(config, model, steps, precision)
-    given = {"ratio": config.pruner.ratio, "epochs": trainer.epochs}
+    refinement = build_refinement(config, model, stepper, precision)
+    given = {
+        "ratio": config.pruner.ratio,
+        "epochs": trainer.epochs,
+        "prunable_share": refinement.masks.prunable / refinement.total_parameters,
+    }
     schedule = build("schedule", config.schedule, offered=given)
     due = [epoch for epoch in range(1, trainer.epochs + 1) if schedule.due(epoch) is not None]
     if not due and not config.schedule._target_.endswith(".Never"):
@@ -173,7 +178,7 @@ def _training(
         "stepper": stepper,
         "lr_scheduler": lr_scheduler,
         "scheduler_per": trainer.lr_scheduler.get("per", "epoch"),
-        "refinement": build_refinement(config, model, stepper, precision),
+        "refinement": refinement,
         "schedule": schedule,
         "epochs": trainer.epochs,
         "batch_size": trainer.batch_size,
