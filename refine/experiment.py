@@ -95,7 +95,7 @@ def build_model(node: DictConfig, data: Data, device: torch.device) -> nn.Module
     if not isinstance(model, nn.Module):
         raise SettingError("model._target_", f"{node._target_} made no nn.Module but {model!r:.60}")
     model = model.to(device, memory_format=torch.channels_last)
-    images, _ = next(iter(data.plain(data.train, 2)))
+    images, _ = next(iter(data.plain(data.train[:2])))
     try:
         with in_mode(model, training=False), torch.no_grad():
             logits = model(images)

@@ -76,9 +76,8 @@ def train(
     TrainingError, with epoch and step, when a loss is no longer finite.
     """
     loader = data.training(batch_size, generator)
-    plain = data.plain(data.train, batch_size)
-    test = data.plain(data.test, batch_size)
-    validation = data.validation and data.plain(data.validation, batch_size)
+    plain, test = data.plain(data.train), data.plain(data.test)
+    validation = data.validation and data.plain(data.validation)
 
     def score(batches: Loader):
         return accuracy(model, batches, stepper.precision.autocast)

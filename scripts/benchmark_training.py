@@ -177,7 +177,7 @@ class Ours:
         self.refinement = RuntimeRefinement(self.model, replay=Replay(steps=0).batches)
         self.refinement.refinement_cycle(prune_ratio=0.15)
         self.training = self.data.training(128, torch.Generator().manual_seed(0))
-        self.testing = self.data.plain(images, 128)
+        self.testing = self.data.plain(images)
 
     def train(self) -> None:
         self.model.train()
@@ -217,7 +217,7 @@ def time_allocator(images: Images, device: torch.device) -> None:
     model = resnet18().to(device, memory_format=torch.channels_last)
     stepper = Stepper(model, torch.optim.SGD(model.parameters()), Precision("fp32", device))
     data = Data(images, None, images, [*"0123456789"], Normalization.of(images), crop_flip)
-    batch = next(iter(data.plain(images, 128)))
+    batch = next(iter(data.plain(images[:128])))
     medians = []
     for name, prepare in (("as glibc does", lambda: None), ("kept", keep_freed_memory)):
         prepare()

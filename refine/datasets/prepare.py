@@ -9,6 +9,9 @@ from refine.build import build, function
 from refine.datasets.images import Augmentation, Images, Loader, Normalization
 from refine.errors import SettingError
 
+# 500 CIFAR images: from there on a CPU gains no more, and memory stays bounded for large pictures.
+PIXELS_SCORED_AT_ONCE = 500 * 32 * 32
+
 
 @dataclass(frozen=True)
 class Data:
@@ -33,8 +36,10 @@ class Data:
             self.train, self.normalization, batch_size, augment=self.augment, generator=generator
         )
 
-    def plain(self, images: Images, batch_size: int) -> Loader:
-        """Images in their order and as they are."""
+    def plain(self, images: Images) -> Loader:
+        """Images in their order and as they are, for scoring."""
+        height, width = images.pixels.shape[1:3]
+        batch_size = max(1, min(len(images), PIXELS_SCORED_AT_ONCE // (height * width)))
         return Loader(images, self.normalization, batch_size)
 
 
