@@ -33,7 +33,7 @@ def main() -> None:
     if asked.help:
         from refine.help import help_text
 
-        print(help_text(_composed(asked.overrides, asked.config_path)))
+        print(help_text(composed(asked.overrides, asked.config_path)))
         return
     sys.path.append(str(Path.cwd()))  # one's own models and importances are found here
     os.environ[FULL_ERROR] = "1"  # Hydra shall raise what went wrong, not print it
@@ -77,7 +77,8 @@ def _leave(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _composed(overrides: list[str], config_path: str | None = None) -> DictConfig:
+def composed(overrides: list[str], config_path: str | None = None) -> DictConfig:
+    """The configuration of ``overrides``, from ``conf/`` or another directory's config.yaml."""
     place = Path(config_path).expanduser().absolute() if config_path else config_directory()
     with initialize_config_dir(str(place), version_base="1.3"):
         return compose("config", overrides)
@@ -104,7 +105,7 @@ def _check_sweep(overrides: list[str], config_path: str | None) -> None:
     first = [axis[0] for axis in axes]
     for position, axis in enumerate(axes):
         for value in axis:
-            validate(_composed([*first[:position], value, *first[position + 1 :]], config_path))
+            validate(composed([*first[:position], value, *first[position + 1 :]], config_path))
 
 
 def explain(error: Exception) -> str:

@@ -52,7 +52,7 @@ def run(tmp_path):
     def call(*overrides, name="run", display=None):
         display = display or Quiet()
         directory = tmp_path / name
-        config = cli._composed([*overrides, f"output_dir={directory}"])
+        config = cli.composed([*overrides, f"output_dir={directory}"])
         summary = experiment.run(config, display)
         return SimpleNamespace(summary=summary, display=display, directory=directory)
 

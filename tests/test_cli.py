@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, SMALL
 
 from refine import config
-from refine.cli import _composed
+from refine.cli import composed
 from refine.config import settings
 from refine.help import help_text
 
@@ -101,7 +101,7 @@ def test_help_names_every_setting_group_and_choice(command):
         for path in (config.config_directory() / group).glob("*.yaml"):
             assert f"{group}={path.stem} " in done.out
     assert done.out.count("\n  refine-run") == 5
-    assert "model._target_=refine.models.resnet18" in help_text(_composed(["model=resnet18"]))
+    assert "model._target_=refine.models.resnet18" in help_text(composed(["model=resnet18"]))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])

@@ -29,7 +29,7 @@ def test_every_file_of_the_configuration_runs(option, run, folder_of_digits):
     if option.removeprefix("dataset=") in PUBLIC or option.startswith("experiment="):
         overrides = [option, "dataset=image_folder", f"dataset.root={folder_of_digits}", *SMALL[1:]]
         overrides += ["dataset.subset_size=40"]
-        assert cli._composed([option]).dataset._target_.startswith("refine.datasets.")
+        assert cli.composed([option]).dataset._target_.startswith("refine.datasets.")
     if option in ("model=vgg16", "model=resnet18"):
         overrides += ["trainer.epochs=1", "dataset.subset_size=10"]
     done = run(*overrides)
@@ -206,7 +206,7 @@ def test_real_pictures(run, cifar10):
 
 
 def test_the_papers_setting_is_the_papers():
-    config = cli._composed(["experiment=paper"])
+    config = cli.composed(["experiment=paper"])
     chosen = OmegaConf.to_container(config)
     assert chosen["dataset"]["subset_size"] == 10_000
     assert (chosen["trainer"]["epochs"], chosen["schedule"]["interval"]) == (20, 5)

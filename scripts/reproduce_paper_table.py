@@ -1,0 +1,160 @@
+"""Is the paper's table reproduced, how much of it is luck, and what did the cuts cost?
+
+    python scripts/reproduce_paper_table.py [seeds=5] [home=results/paper] [controls=true] OVERRIDE…
+
+Runs ``experiment=paper`` for five seeds from 42 on, and with ``controls=true`` its two controls
+(the same training without a cut; all of it cut at once). Any override of refine-run passes through:
+``dataset=image_folder dataset.root=DIR`` where CIFAR-10 cannot be downloaded. Writes into home
+``table.md``, ``levels.csv``, ``curves.png`` and, with the controls, ``controls.md``. The exit code
+is 1 if a parameter count is off or a published accuracy lies outside mean ± 3 standard deviations.
+"""
+
+import csv
+import shutil
+import sys
+from pathlib import Path
+
+from seeds import run_seeds
+
+from refine.files import write_text, written_whole
+from refine.report import groups, plots
+from refine.report.runs import Run
+
+# Cycles so far: epoch, active parameters and test accuracy as published (de Beer 2026).
+PUBLISHED = {
+    0: (5, 582_346, 0.5924),
+    1: (10, 495_085, 0.6729),
+    2: (15, 420_914, 0.7035),
+    3: (20, 357_868, 0.7091),
+}
+T4_MINUTES = 1.8  # published, for one run
+OWN = {"seeds": "5", "home": "results/paper", "controls": "false"}
+
+
+def main(arguments: list[str]) -> int:
+    own = OWN | dict(a.split("=", 1) for a in arguments if a.split("=")[0] in OWN)
+    overrides = [a for a in arguments if a.split("=")[0] not in OWN]
+    home, seeds = Path(own["home"]), list(range(42, 42 + int(own["seeds"])))
+    base = ["experiment=paper", "save_model=false", *overrides]
+    runs, seconds = run_seeds(home / "runs" / "paper", base, seeds)
+    text, wrong = compared(runs, seconds)
+    print(f"\n{text}")
+    write_text(home / "table.md", text)
+    write_levels(home / "levels.csv", {"paper": runs})
+    keep(runs[0].directory, home / f"seed-{seeds[0]}")
+    everything = runs
+    if own["controls"] == "true":
+        controls = {}
+        for control in ("dense", "one_shot"):
+            place = home / "runs" / control
+            controls[control], _ = run_seeds(place, [*base, f"control={control}"], seeds)
+            everything = everything + controls[control]
+        text = against_controls(runs, controls)
+        print(f"\n{text}")
+        write_text(home / "controls.md", text)
+        write_levels(home / "levels.csv", {"paper": runs, **controls})
+    figure = plots.curves(named_groups(everything))
+    plots.save(figure, home / "curves.png")
+    for line in wrong:
+        print(f"NOT REPRODUCED: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def compared(runs: list[Run], seconds: float) -> tuple[str, list[str]]:
+    """The paper's table beside ours, in markdown, and what of it is not reproduced."""
+    wrong = []
+    lines = [
+        "| cycles | epoch | active parameters | published accuracy (%) | mean (%) | sd | min | max "
+        "| published within min to max |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cycles, (epoch, active, accuracy) in PUBLISHED.items():
+        rows = [run.levels()[cycles] for run in runs]
+        counts = {active_parameters(run, cycles) for run in runs}
+        if counts != {active} or {row.epoch for row in rows} != {epoch}:
+            wrong.append(f"cycle {cycles}: {counts} active parameters, not {active:,}")
+        values = [row.test_accuracy for row in rows]
+        spread = groups.spread(values)
+        inside = min(values) <= accuracy <= max(values)
+        if spread.deviation is not None and abs(accuracy - spread.mean) > 3 * spread.deviation:
+            wrong.append(f"cycle {cycles}: {accuracy:.2%} is outside the mean ± 3 sd of the runs")
+        deviation = "" if spread.deviation is None else f"{100 * spread.deviation:.2f}"
+        lines.append(
+            f"| {cycles} | {epoch} | {', '.join(f'{count:,}' for count in counts)} "
+            f"| {100 * accuracy:.2f} | {100 * spread.mean:.2f} | {deviation} "
+            f"| {100 * min(values):.2f} | {100 * max(values):.2f} | {'yes' if inside else 'no'} |"
+        )
+    epochs = sum(run_seconds(run) for run in runs)
+    lines += [
+        "",
+        f"{len(runs)} seeds from {runs[0].seed} on; epochs {epochs / 60:.1f} minutes in all"
+        + (f", this call {seconds / 60:.1f} minutes" if seconds > 5 else "")
+        + f"; published: {T4_MINUTES} minutes for one run on a T4.",
+    ]
+    return "\n".join(lines) + "\n", wrong
+
+
+def active_parameters(run: Run, cycles: int) -> int:
+    """From ``metrics.csv``: the active parameters after so many cycles."""
+    return next(int(row["active_parameters"]) for row in rows(run) if int(row["cycles"]) == cycles)
+
+
+def run_seconds(run: Run) -> float:
+    """Seconds of all epochs of a run."""
+    return sum(float(row["epoch_seconds"]) for row in rows(run))
+
+
+def rows(run: Run) -> list[dict[str, str]]:
+    with (run.directory / "metrics.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def against_controls(runs: list[Run], controls: dict[str, list[Run]]) -> str:
+    """Final accuracy of the paper's runs less that of each control, paired by seed, in markdown."""
+    lines = [
+        "| paper's experiment less | pairs | points | 95 % t interval | its accuracy (%) |",
+        "|---|---|---|---|---|",
+    ]
+    paper = groups.Group("paper", {}, runs)
+    for name, others in controls.items():
+        difference = groups.paired(paper, groups.Group(name, {}, others))
+        low, high = (100 * (difference.mean + sign * difference.half_width) for sign in (-1, 1))
+        end = groups.spread([run.end.test_accuracy for run in others])
+        lines.append(
+            f"| {name} | {difference.n} | {100 * difference.mean:+.2f} | [{low:+.2f}, {high:+.2f}] "
+            f"| {100 * end.mean:.2f} ± {100 * end.half_width:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def named_groups(runs: list[Run]) -> groups.Grouping:
+    """The runs grouped by the directory that they are in: paper, dense, one_shot."""
+    by_name: dict[str, list[Run]] = {}
+    for run in runs:
+        by_name.setdefault(run.directory.parent.name, []).append(run)
+    return groups.Grouping([groups.Group(name, {}, own) for name, own in by_name.items()], {})
+
+
+def write_levels(path: Path, by_name: dict[str, list[Run]]) -> None:
+    """A line for every run and number of cycles: epoch, sparsity and test accuracy."""
+    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["experiment", "seed", "cycles", "epoch", "sparsity", "test_accuracy"])
+        for name, runs in by_name.items():
+            for run in runs:
+                for cycles, row in run.levels().items():
+                    values = [row.epoch, row.sparsity, row.test_accuracy]
+                    writer.writerow([name, run.seed, cycles, *values])
+
+
+def keep(directory: Path, place: Path) -> None:
+    """Copies a run's tables, configuration and figure to where they are committed."""
+    place.mkdir(parents=True, exist_ok=True)
+    names = ("metrics.csv", "cycles.csv", "summary.json", "config.yaml", "refinement.png")
+    for name in (*names, "environment.json"):
+        with written_whole(place / name) as part:
+            shutil.copyfile(directory / name, part)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
