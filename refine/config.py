@@ -34,6 +34,7 @@ AUGMENTATIONS = {
     "flip": "mirrored left to right, every second one",
     "crop": "shifted by up to an eighth of their size, black at the edge",
     "crop_flip": "both",
+    "shift_flip": "both, with the picture mirrored at its edge instead of black",
 }
 PRECISIONS = {
     "auto": "bf16 where the processor or GPU has it, fp16 on older GPUs, else fp32",

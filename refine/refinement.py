@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from refine.evaluation.accuracy import in_mode
 from refine.masks import Masks
-from refine.optimizers import OptimizerWatch, fallback
+from refine.optimizer_watch import OptimizerWatch, fallback
 from refine.pruning.allocation import layerwise
 from refine.pruning.importance import magnitude
 from refine.replay import Batch, Replay

@@ -88,6 +88,17 @@ def test_a_training_batch_of_one_image_is_left_out():
     assert len(list(Loader(pictures(1), normalization, 4, generator=torch.Generator()))) == 1
 
 
+def test_shifts_mirror_the_picture_at_its_edge():
+    pixels = pictures(50, 16, 8).pixels
+    shifted = augmentation.shift_flip(pixels, torch.Generator().manual_seed(0))
+    padded = np.pad(pixels.numpy(), ((0, 0), (2, 2), (1, 1), (0, 0)), mode="reflect")
+    for picture, source in zip(shifted.numpy(), padded, strict=True):
+        windows = [source[y : y + 16, x : x + 8] for y in range(5) for x in range(3)]
+        assert any(
+            (window == way).all() for window in windows for way in (picture, picture[:, ::-1])
+        )
+
+
 def test_crop_is_a_window_of_the_picture_padded_with_black():
     pixels = pictures(50, 16, 8).pixels
     cropped = augmentation.crop(pixels, torch.Generator().manual_seed(0))

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from refine import Replay, RuntimeRefinement
 from refine.models import simple_cnn
-from refine.optimizers import _watches
+from refine.muon import Muon
+from refine.optimizer_watch import _watches
 from refine.pruning.importance import magnitude
 
 NO_REPLAY = Replay(steps=0).batches
@@ -40,6 +41,7 @@ OPTIMIZERS = {
     "adam": lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1),
     "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
     "adam_fused": lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1, fused=True),
+    "muon": lambda p: Muon(p, 0.01, weight_decay=0.1),
     "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9),
 }
 
@@ -64,6 +66,9 @@ def test_cut_weights_stay_zero_under_an_optimizer_never_shown(name):
             assert (weights[key][~mask] == 0.0).all()
             assert not weights[key][~mask].signbit().any()
             assert (weights[key][mask] != before[key][mask]).float().mean() > 0.9
+            for moment in optimizer.state[weights[key]].values():
+                if torch.is_tensor(moment) and moment.shape == mask.shape:
+                    assert (moment[~mask] == 0).all()
 
 
 def test_an_optimizer_from_before_the_refinement_loses_its_moments_when_first_seen():

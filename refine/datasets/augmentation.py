@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["crop", "crop_flip", "flip", "none"]
+__all__ = ["crop", "crop_flip", "flip", "none", "shift_flip"]
 
 
 def none(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -27,20 +27,46 @@ def crop(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
     The window of the usual "pad by 4, crop to 32" of CIFAR-10.
     """
-    count, height, width, channels = pixels.shape
-    up, left = max(1, height // 8), max(1, width // 8)
-    padded = F.pad(pixels, (0, 0, left, left, up, up))
-    rows, columns = 2 * up + 1, 2 * left + 1
-    picture, row, column, channel = padded.stride()
-    windows = padded.as_strided(
-        (count, rows, columns, height, width, channels),
-        (picture, row, column, row, column, channel),
-    )
-    down = torch.randint(rows, (count,), generator=generator).to(pixels.device)
-    right = torch.randint(columns, (count,), generator=generator).to(pixels.device)
-    return windows[torch.arange(count, device=pixels.device), down, right]
+    up, left = _reach(pixels)
+    return _window(F.pad(pixels, (0, 0, left, left, up, up)), pixels.shape, generator)
 
 
 def crop_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Crop, then flip: what CIFAR-10 is usually trained with."""
     return flip(crop(pixels, generator), generator)
+
+
+def shift_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """As crop_flip, but the picture is mirrored at its edge instead of ending in black."""
+    up, left = _reach(pixels)
+    rows, columns = (
+        _mirrored(size, reach, pixels.device)
+        for size, reach in zip(pixels.shape[1:3], (up, left), strict=True)
+    )
+    padded = pixels[:, rows][:, :, columns]
+    return flip(_window(padded, pixels.shape, generator), generator)
+
+
+def _reach(pixels: Tensor) -> tuple[int, int]:
+    """How far a picture is shifted: an eighth of its height and of its width."""
+    return max(1, pixels.shape[1] // 8), max(1, pixels.shape[2] // 8)
+
+
+def _mirrored(size: int, reach: int, device: torch.device) -> Tensor:
+    """Indices -reach … size + reach - 1, mirrored at 0 and size - 1 into the picture."""
+    indices = torch.arange(-reach, size + reach, device=device).abs()
+    return torch.where(indices < size, indices, 2 * (size - 1) - indices).clamp(min=0)
+
+
+def _window(padded: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Of each padded picture a window of the unpadded ``shape``, somewhere."""
+    count, height, width, channels = shape
+    rows, columns = padded.shape[1] - height + 1, padded.shape[2] - width + 1
+    picture, row, column, channel = padded.stride()
+    windows = padded.as_strided(
+        (count, rows, columns, height, width, channels),
+        (picture, row, column, row, column, channel),
+    )
+    down = torch.randint(rows, (count,), generator=generator).to(padded.device)
+    right = torch.randint(columns, (count,), generator=generator).to(padded.device)
+    return windows[torch.arange(count, device=padded.device), down, right]

@@ -3,13 +3,17 @@
 import weakref
 
 import torch
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils.hooks import RemovableHandle
 
 from refine.masks import Masks
 
-# One hook for all watches, never removed: a watch that goes while torch walks through its hooks
-# must not change their number.
+# One pair of hooks for all watches, never removed: a watch that goes while torch walks through its
+# hooks must not change their number.
 _watches: weakref.WeakSet["OptimizerWatch"] = weakref.WeakSet()
 _hooked: list[RemovableHandle] = []
 
@@ -17,15 +21,17 @@ _hooked: list[RemovableHandle] = []
 class OptimizerWatch:
     """Follows every step of every torch optimizer that trains a masked weight.
 
-    torch calls a global hook after each ``Optimizer.step``; so cut weights go back to 0.0 without
-    anybody handing the optimizer over, and a cut can clear the moments that it left behind.
-    Watching ends when this object is no longer referenced.
+    torch calls global hooks around each ``Optimizer.step``. Before it the gradients of cut weights
+    are cleared, so that their moments stay 0 and they take no part in what an optimizer makes of a
+    whole tensor; after it the cut weights are, whatever the optimizer did. Nobody hands the
+    optimizer over. Watching ends when this object is no longer referenced.
     """
 
     def __init__(self, masks: Masks):
         self.masks = masks
         self._seen: list[weakref.ref[Optimizer]] = []  # oldest step first
         if not _hooked:
+            _hooked.append(register_optimizer_step_pre_hook(_before_step))
             _hooked.append(register_optimizer_step_post_hook(_after_step))
         _watches.add(self)
 
@@ -50,8 +56,8 @@ class OptimizerWatch:
         for optimizer in self.alive():
             self.masks.zero_moments_(optimizer)
 
-    def stepped(self, optimizer: Optimizer) -> None:
-        """Called after each step of any optimizer: zeroes the cut weights if it trains them."""
+    def before(self, optimizer: Optimizer) -> None:
+        """Notes that ``optimizer`` is about to step, and clears its gradients of cut weights."""
         newest = self._seen[-1]() if self._seen else None
         if optimizer is not newest:
             if not _parameters(optimizer) & {id(w) for w in self.masks.weights().values()}:
@@ -61,12 +67,22 @@ class OptimizerWatch:
             self._seen.append(weakref.ref(optimizer))
             if not known:  # it may remember gradients from before the cut
                 self.masks.zero_moments_(optimizer)
-        self.masks.zero_cut_()
+        self.masks.zero_cut_gradients_()
+
+    def after(self, optimizer: Optimizer) -> None:
+        """Zeroes the cut weights if it was this network's optimizer that stepped."""
+        if self._seen and self._seen[-1]() is optimizer:
+            self.masks.zero_cut_()
+
+
+def _before_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+    for watch in list(_watches):
+        watch.before(optimizer)
 
 
 def _after_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
     for watch in list(_watches):
-        watch.stepped(optimizer)
+        watch.after(optimizer)
 
 
 def _parameters(optimizer: Optimizer) -> set[int]:
