@@ -30,17 +30,17 @@ ConfigStore.instance().store(name="schema", node=RunConfig)
 def main() -> None:
     """Runs the command line; exit code 1 for a mistake in it, 130 for Ctrl-C."""
     asked = get_args_parser().parse_args()
-    if asked.help:
-        from refine.help import help_text
-
-        print(help_text(composed(asked.overrides, asked.config_path)))
-        return
     sys.path.append(str(Path.cwd()))  # one's own models and importances are found here
     os.environ[FULL_ERROR] = "1"  # Hydra shall raise what went wrong, not print it
-    if asked.config_path:  # Hydra would look for it beside this file
-        where = sys.argv.index(asked.config_path)
-        sys.argv[where] = str(Path(asked.config_path).expanduser().absolute())
+    if asked.config_path:  # Hydra would look for it beside this file; the last one counts
+        asked.config_path = str(Path(asked.config_path).expanduser().absolute())
+        sys.argv += ["--config-path", asked.config_path]
     try:
+        if asked.help:
+            from refine.help import help_text
+
+            print(help_text(composed(asked.overrides, asked.config_path)))
+            return
         if asked.multirun:
             sys.argv += [f"hydra.sweep.dir={place}" for place in _sweep_directory(asked.overrides)]
             _check_sweep(asked.overrides, asked.config_path)
@@ -79,8 +79,7 @@ def _leave(message: str, code: int) -> None:
 
 def composed(overrides: list[str], config_path: str | None = None) -> DictConfig:
     """The configuration of ``overrides``, from ``conf/`` or another directory's config.yaml."""
-    place = Path(config_path).expanduser().absolute() if config_path else config_directory()
-    with initialize_config_dir(str(place), version_base="1.3"):
+    with initialize_config_dir(config_path or str(config_directory()), version_base="1.3"):
         return compose("config", overrides)
 
 

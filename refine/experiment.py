@@ -17,7 +17,7 @@ from refine.checkpoint import save_model
 from refine.config import validate
 from refine.datasets.prepare import Data, prepare
 from refine.device import Precision, choose_device, describe, keep_freed_memory
-from refine.errors import SettingError, TrainingError
+from refine.errors import SettingError
 from refine.evaluation.accuracy import in_mode
 from refine.refinement import RuntimeRefinement
 from refine.replay import Replay
@@ -41,50 +41,46 @@ class Display(Protocol):
 def run(config: DictConfig, display: Display, directory: str | None = None) -> dict[str, Any]:
     """Runs what ``config`` says and returns the summary that it also leaves in the run's directory.
 
-    SettingError for a setting that cannot be followed; then nothing is left. TrainingError or
-    KeyboardInterrupt after the first epoch leave what was measured, with summary and figure.
+    SettingError for a setting that cannot be followed; then nothing is left. Whatever
+    stops it after the first epoch leaves what was measured, with summary and figure; the saved
+    network is then as it was when it stopped.
     """
     validate(config)
     device = choose_device(config.device)
     precision = Precision(config.trainer.precision, device)
-    files = RunDirectory(directory or config.output_dir)
-    try:
+    with RunDirectory(directory or config.output_dir) as files:
         _seed(config.seed)
         keep_freed_memory()
         data = prepare(config.dataset, config.seed, device)
         model = build_model(config.model, data, device)
+        training = _training(config, model, data, precision)
         files.describe(config, {"device": describe(device), "precision": precision.name})
-        rows = train(model, data, on_step=display.step, **_training(config, model, data, precision))
-        status, reason, started = "finished", None, time.perf_counter()
-        recorded: list[EpochRow | CycleRow] = []
         display.begin(_headline(config, data, device, precision), config.trainer.epochs)
+
+        rows: list[EpochRow | CycleRow] = []
+        stopped: BaseException | None = None
+        started = time.perf_counter()
         try:
-            for row in rows:
+            for row in train(model, data, on_step=display.step, **training):
                 files.record(row)
-                recorded.append(row)
+                rows.append(row)
                 display.show(row)
-        except (KeyboardInterrupt, TrainingError) as error:
-            if not files.measured:
+        except (KeyboardInterrupt, Exception) as error:
+            if not rows:
                 raise
             stopped = error
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            reason = str(error) or status
-            log.error("%s", reason)
-        summary = _summary(recorded, status, reason, time.perf_counter() - started)
+            log.error("%s", _reason(error))
+            log.debug("where it stopped", exc_info=error)
+
+        summary = _summary(rows, stopped, time.perf_counter() - started)
         draw_run(files.path)
         if config.save_model:
             save_model(model, files.path / "model.safetensors")
         files.summarize(summary)
         display.end(summary, files.path)
-        if status != "finished":
+        if stopped is not None:
             raise stopped
         return summary
-    except BaseException:
-        if not files.measured:
-            files.discard()
-        raise
-    finally:
-        files.close()
 
 
 def build_model(node: DictConfig, data: Data, device: torch.device) -> nn.Module:
@@ -202,17 +198,22 @@ def _headline(config: DictConfig, data: Data, device: torch.device, precision: P
     )
 
 
+def _reason(error: BaseException) -> str:
+    return str(error) or ("interrupted" if isinstance(error, KeyboardInterrupt) else repr(error))
+
+
 def _summary(
-    rows: list[EpochRow | CycleRow], status: str, reason: str | None, seconds: float
+    rows: list[EpochRow | CycleRow], stopped: BaseException | None, seconds: float
 ) -> dict[str, Any]:
     """The final figures. A cycle after the last epoch has the last word on what it changed."""
     epochs = [row for row in rows if isinstance(row, EpochRow)]
     cycles = [row for row in rows if isinstance(row, CycleRow)]
     last, final = epochs[-1], rows[-1]
     cut_last = isinstance(final, CycleRow)
+    status = "interrupted" if isinstance(stopped, KeyboardInterrupt) else "failed"
     return {
-        "status": status,
-        "reason": reason,
+        "status": status if stopped else "finished",
+        "reason": _reason(stopped) if stopped else None,
         "epochs": last.epoch,
         "cycles": len(cycles),
         "test_accuracy": final.test_accuracy_after_replay if cut_last else last.test_accuracy,

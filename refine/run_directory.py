@@ -46,7 +46,7 @@ hydra:
 
 
 class RunDirectory:
-    """A run's own directory, made at once.
+    """A run's own directory, made at once; a context that keeps ``run.log``.
 
     ``path=None`` means ``results/runs/<date>/<time>`` below the working directory. SettingError if
     the path is taken or cannot be written.
@@ -58,6 +58,15 @@ class RunDirectory:
         self._handler = logging.FileHandler(self.path / LOG_FILE, encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._handler)
+
+    def __enter__(self) -> "RunDirectory":
+        return self
+
+    def __exit__(self, kind: type | None, error: object, traceback: object) -> None:
+        log.removeHandler(self._handler)
+        self._handler.close()
+        if kind is not None and EpochRow not in self._columns:  # nothing was measured
+            self._discard()
 
     def describe(self, config: DictConfig, environment: dict[str, Any]) -> None:
         """Writes ``config.yaml`` (resolved) and ``environment.json``."""
@@ -88,19 +97,8 @@ class RunDirectory:
         """Writes ``summary.json``; only a run that has ended has one."""
         write_text(self.path / SUMMARY_FILE, _json(summary))
 
-    @property
-    def measured(self) -> bool:
-        """Whether an epoch has been recorded."""
-        return EpochRow in self._columns
-
-    def close(self) -> None:
-        """Ends ``run.log``."""
-        log.removeHandler(self._handler)
-        self._handler.close()
-
-    def discard(self) -> None:
+    def _discard(self) -> None:
         """Removes the run's files and the directories that were made for it."""
-        self.close()
         for file in self.path.iterdir():
             file.unlink()
         for directory in self._made:

@@ -120,7 +120,10 @@ def train(
         yield row
 
         if (ratio := schedule.due(epoch)) is not None:
-            report = refinement.refinement_cycle(plain, ratio, lambda _: score(test).accuracy)
+            try:
+                report = refinement.refinement_cycle(plain, ratio, lambda _: score(test).accuracy)
+            except ValueError as error:
+                raise TrainingError(f"the cycle after epoch {epoch}: {error}") from error
             yield CycleRow(
                 cycle=report.cycle,
                 epoch=epoch,

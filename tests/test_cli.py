@@ -65,6 +65,8 @@ def subcommand(*arguments, cwd, code=None, **environment):
         ("-m pruner.ratio=0.1,1.5", "pruner.ratio: must be above 0 and below 1, not 1.5"),
         ("--config-path nowhere", "nowhere"),
         ("pruner.ratio=[", "pruner.ratio=["),
+        ("--help foo=1", "foo: there is no such setting"),
+        ("--config-path=nowhere", "nowhere"),
     ],
 )
 def test_a_mistake_is_named_in_two_lines_and_leaves_nothing(command, overrides, says, tmp_path):

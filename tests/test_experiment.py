@@ -178,6 +178,20 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was_recorded(run, 
     assert (tmp_path / "run" / "refinement.png").is_file()
 
 
+def test_whatever_stops_a_run_keeps_what_was_recorded(run, tmp_path):
+    class Breaking(Quiet):
+        def show(self, row):
+            raise MemoryError("no more of it")
+
+    with pytest.raises(MemoryError):
+        run(*SMALL, display=Breaking())
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["reason"]) == ("failed", "no more of it")
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert "Traceback" in log
+    assert "MemoryError" in log
+
+
 def test_a_run_directory_is_never_taken_over(run, tmp_path):
     run(*SMALL, "trainer.epochs=1")
     with pytest.raises(SettingError, match="exists and is not empty"):

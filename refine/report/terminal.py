@@ -56,7 +56,7 @@ class Terminal:
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._epochs = 0
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.DEBUG)  # run.log gets tracebacks too
         log.propagate = False
         log.handlers = [handler for handler in log.handlers if handler.name != "terminal"]
         handler: logging.Handler
@@ -68,6 +68,7 @@ class Terminal:
             handler = logging.StreamHandler(self.console.file)
             handler.setFormatter(logging.Formatter("%(message)s"))
         handler.name = "terminal"
+        handler.setLevel(logging.INFO)
         log.addHandler(handler)
 
     def begin(self, headline: str, epochs: int) -> None:
