@@ -58,6 +58,7 @@ class RunDirectory:
         self._handler = logging.FileHandler(self.path / LOG_FILE, encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._handler)
+        log.setLevel(logging.DEBUG)  # tracebacks too; the terminal shows less
 
     def __enter__(self) -> "RunDirectory":
         return self

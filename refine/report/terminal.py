@@ -56,7 +56,7 @@ class Terminal:
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._epochs = 0
-        log.setLevel(logging.DEBUG)  # run.log gets tracebacks too
+        log.setLevel(logging.INFO)
         log.propagate = False
         log.handlers = [handler for handler in log.handlers if handler.name != "terminal"]
         handler: logging.Handler
