@@ -55,7 +55,7 @@ class Terminal:
     def __init__(self, console: Console | None = None):
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
-        self._epochs = 0
+        self._epochs, self._done = 0, 0
         log.setLevel(logging.INFO)
         log.propagate = False
         log.handlers = [handler for handler in log.handlers if handler.name != "terminal"]
@@ -74,7 +74,7 @@ class Terminal:
     def begin(self, headline: str, epochs: int) -> None:
         """A run of ``epochs`` epochs starts."""
         log.info("%s", headline)
-        self._epochs = epochs
+        self._epochs, self._done = epochs, 0
         if self.console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -96,8 +96,7 @@ class Terminal:
             if step == 1:
                 self._progress.reset(self._epoch_bar, total=steps)
             self._progress.update(self._epoch_bar, completed=step)
-            done = self._progress.tasks[0].total and int(self._progress.tasks[0].completed)
-            self._progress.update(self._run_bar, completed=done + step / steps * 0.999)
+            self._progress.update(self._run_bar, completed=self._done + 0.999 * step / steps)
 
     def show(self, row: EpochRow | CycleRow) -> None:
         """A row was recorded."""
@@ -110,6 +109,7 @@ class Terminal:
             figures = f"loss {row.train_loss:.3f}  test {row.test_accuracy:.1%}"
             figures += f"  sparsity {row.sparsity:.1%}"
             self._progress.update(self._run_bar, completed=row.epoch, figures=figures)
+        self._done = row.epoch
 
     def end(self, summary: dict[str, Any], directory: Path) -> None:
         """The run is over: a table of what was gained, and where the files are."""
