@@ -1,8 +1,11 @@
 """Which optimizers train this network, and how do they leave cut weights at zero?"""
 
+import inspect
 import weakref
+from collections.abc import Iterable
 
 import torch
+from torch import nn
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_post_hook,
@@ -12,36 +15,52 @@ from torch.utils.hooks import RemovableHandle
 
 from refine.masks import Masks
 
-# One pair of hooks for all watches, never removed: a watch that goes while torch walks through its
-# hooks must not change their number.
-_watches: weakref.WeakSet["OptimizerWatch"] = weakref.WeakSet()
+# A watch lives as long as its network. There is one pair of hooks for all of them, never removed:
+# their number must not change while torch walks through them.
+_watches: weakref.WeakKeyDictionary[nn.Module, "OptimizerWatch"] = weakref.WeakKeyDictionary()
 _hooked: list[RemovableHandle] = []
 
 
+def watch(model: nn.Module, prunable: Iterable[str] | None = None) -> "OptimizerWatch":
+    """The watch of ``model``: the one that it has, with its masks, else a new one.
+
+    ValueError if it has one with other ``prunable`` tensors, or there is nothing to prune.
+    """
+    names = None if prunable is None else list(prunable)
+    found = _watches.get(model)
+    if found is None:
+        found = _watches[model] = OptimizerWatch(model, Masks(model, names))
+    elif names is not None and set(names) != set(found.masks):
+        raise ValueError("this model is being refined already, with other prunable tensors")
+    if not _hooked:
+        _hooked.append(register_optimizer_step_pre_hook(_before_step))
+        _hooked.append(register_optimizer_step_post_hook(_after_step))
+    return found
+
+
 class OptimizerWatch:
-    """Follows every step of every torch optimizer that trains a masked weight.
+    """Follows every step of every torch optimizer that trains a parameter of a network.
 
     torch calls global hooks around each ``Optimizer.step``. Before it the gradients of cut weights
     are cleared, so that their moments stay 0 and they take no part in what an optimizer makes of a
     whole tensor; after it the cut weights are, whatever the optimizer did. Nobody hands the
-    optimizer over. Watching ends when this object is no longer referenced.
+    optimizer over. Only weights that this optimizer trains are touched: others may be waiting for
+    their own backward pass.
     """
 
-    def __init__(self, masks: Masks):
+    def __init__(self, model: nn.Module, masks: Masks):
         self.masks = masks
+        self._model = weakref.ref(model)
         self._seen: list[weakref.ref[Optimizer]] = []  # oldest step first
-        if not _hooked:
-            _hooked.append(register_optimizer_step_pre_hook(_before_step))
-            _hooked.append(register_optimizer_step_post_hook(_after_step))
-        _watches.add(self)
+        self._strangers: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
 
     def alive(self) -> list[Optimizer]:
-        """The optimizers that stepped a masked weight and still exist, the latest first."""
+        """The optimizers that stepped a parameter and still exist, the latest first."""
         return [found for ref in reversed(self._seen) if (found := ref()) is not None]
 
     def trainers(self) -> list[Optimizer]:
-        """Of these, the latest for each weight: an optimizer that another one has succeeded on
-        the same weights is left out."""
+        """Of these, the latest for each parameter: an optimizer that another one has succeeded on
+        some of its parameters is left out."""
         chosen: list[Optimizer] = []
         covered: set[int] = set()
         for optimizer in self.alive():
@@ -58,37 +77,55 @@ class OptimizerWatch:
 
     def before(self, optimizer: Optimizer) -> None:
         """Notes that ``optimizer`` is about to step, and clears its gradients of cut weights."""
-        newest = self._seen[-1]() if self._seen else None
-        if optimizer is not newest:
-            if not _parameters(optimizer) & {id(w) for w in self.masks.weights().values()}:
+        mine = _parameters(optimizer)
+        if not self._seen or self._seen[-1]() is not optimizer:
+            if not self._trains(optimizer, mine):
                 return
             known = optimizer in self.alive()
             self._seen = [ref for ref in self._seen if ref() not in (None, optimizer)]
             self._seen.append(weakref.ref(optimizer))
             if not known:  # it may remember gradients from before the cut
                 self.masks.zero_moments_(optimizer)
-        self.masks.zero_cut_gradients_()
+        self.masks.zero_cut_gradients_(mine)
 
-    def after(self, optimizer: Optimizer) -> None:
-        """Zeroes the cut weights if it was this network's optimizer that stepped."""
-        if self._seen and self._seen[-1]() is optimizer:
-            self.masks.zero_cut_()
+    def after(self, optimizer: Optimizer, had_closure: bool) -> None:
+        """Zeroes the cut weights that ``optimizer`` has stepped."""
+        if optimizer not in self._strangers:
+            self.masks.zero_cut_(_parameters(optimizer))
+            if had_closure:  # which made new gradients, after they were cleared
+                self.masks.zero_moments_(optimizer)
+
+    def _trains(self, optimizer: Optimizer, mine: set[int]) -> bool:
+        if self._strangers.get(optimizer) == len(mine):  # and no parameter was added to it since
+            return False
+        model = self._model()
+        if model is not None and any(id(parameter) in mine for parameter in model.parameters()):
+            self._strangers.pop(optimizer, None)
+            return True
+        self._strangers[optimizer] = len(mine)
+        return False
 
 
 def _before_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-    for watch in list(_watches):
-        watch.before(optimizer)
+    for watching in list(_watches.values()):
+        watching.before(optimizer)
 
 
 def _after_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-    for watch in list(_watches):
-        watch.after(optimizer)
+    for watching in list(_watches.values()):
+        watching.after(optimizer, had_closure=bool(args or kwargs))
 
 
 def _parameters(optimizer: Optimizer) -> set[int]:
     return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
-def fallback(parameters: list[torch.nn.Parameter]) -> Optimizer:
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Whether ``step`` has to be given a function that computes the loss, as with LBFGS."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def fallback(parameters: list[nn.Parameter]) -> Optimizer:
     """The optimizer of a replay in a network that nobody has trained yet: the paper's."""
     return torch.optim.Adam(parameters, lr=1e-3)

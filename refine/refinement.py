@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from refine.evaluation.accuracy import in_mode
 from refine.masks import Masks
-from refine.optimizer_watch import OptimizerWatch, fallback
+from refine.optimizer_watch import fallback, needs_closure, watch
 from refine.pruning.allocation import layerwise
 from refine.pruning.importance import magnitude
 from refine.replay import Batch, Replay
@@ -60,8 +60,10 @@ class RuntimeRefinement:
     >>> report = refinement.refinement_cycle(loader, prune_ratio=0.15)   # now and then
 
     From the first cycle on, every step of any torch optimizer leaves cut weights at exactly 0.0,
-    whatever its momentum or weight decay; the optimizer need not be shown. After other changes of
-    the weights, such as ``load_state_dict``, call ``masks.zero_cut_()``.
+    whatever its momentum or weight decay; the optimizer need not be shown, and this object need
+    not be kept: the masks live as long as the model, and a second RuntimeRefinement of the same
+    model goes on with them. After other changes of the weights, such as ``load_state_dict``, call
+    ``masks.zero_cut_()``. A deep copy of the model has no masks.
 
     importance: ``(model, batches) -> {name: scores}``, lowest first to go.
     allocation: ``(scores, masks, ratio) -> {name: how many of its survivors go}``.
@@ -69,7 +71,8 @@ class RuntimeRefinement:
         default ``Replay().batches``, 30 batches of 128 from the 1,000 inputs of highest loss;
         ``Replay(steps=0).batches`` for none.
     downscale_factor: the prunable weights are multiplied by it before the cut.
-    loss: ``(outputs, targets) -> scalar``.
+    loss: ``(outputs, targets) -> scalar``, and a number per element with ``reduction="none"``, as
+        the losses of torch.nn.functional do; the default replay ranks its inputs by it.
     optimizer: takes the replay steps. By default the optimizers that trained the model so far, at
         their present learning rates; Adam at 0.001 where none has stepped yet.
     step: ``(inputs, targets) -> loss`` is one whole replay step, in place of loss and optimizer.
@@ -77,7 +80,7 @@ class RuntimeRefinement:
         linear, attention and recurrent layers.
     device: where to bring the batches; by default where the model is.
 
-    ValueError if there is nothing to prune in ``model``.
+    ValueError if there is nothing to prune in ``model``, or other tensors of it are pruned already.
     """
 
     def __init__(
@@ -95,15 +98,20 @@ class RuntimeRefinement:
         device: torch.device | str | None = None,
     ):
         self.model = model
-        self.masks = Masks(model, prunable)
+        self._watch = watch(model, prunable)
+        self.masks: Masks = self._watch.masks
         self.cycles = 0
         self.importance, self.allocation = importance, allocation
-        self.replay = replay or Replay().batches
+        self.replay = replay or Replay(loss=loss).batches
         self.downscale_factor = downscale_factor
-        self.loss, self.step = loss, step or self._step
-        self.device = torch.device(device or next(model.parameters()).device)
-        self._watch = OptimizerWatch(self.masks)
+        self.loss, self.step = loss, step
+        self._device = device
         self._optimizer = optimizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are brought to."""
+        return torch.device(self._device or next(self.model.parameters()).device)
 
     @property
     def total_parameters(self) -> int:
@@ -138,20 +146,23 @@ class RuntimeRefinement:
         prune_ratio: share of the surviving weights to cut, at least 0 and below 1.
         evaluate: measures the accuracy after the cut and after the replay, for the report.
 
-        ValueError if the ratio is out of range or a score is not a number; then nothing is cut.
+        ValueError if the ratio is out of range or a score is not a number; then the weights stay
+        as they are.
         """
         if not 0 <= prune_ratio < 1:
             raise ValueError(f"prune_ratio must be at least 0 and below 1, not {prune_ratio}")
         batches = OnDevice(() if loader is None else loader, self.device)
         seconds: dict[str, float] = {}
 
-        with self._timed(seconds, "importance"):
+        with self._timed(seconds, "importance"), in_mode(self.model, training=False):
             scores = self.importance(self.model, batches)
-        with self._timed(seconds, "downscale"):
+        with self._timed(seconds, "allocation"):
+            counts = self.allocation(scores, self.masks, prune_ratio) if prune_ratio else {}
+            marked = self.masks.lowest(scores, counts)
+        with self._timed(seconds, "downscale"):  # only now that nothing of the cut can fail
             self._downscale_()
         with self._timed(seconds, "cut"):
-            counts = self.allocation(scores, self.masks, prune_ratio) if prune_ratio else {}
-            self.masks.cut_(scores, counts)
+            self.masks.cut_(marked)
             self._watch.zero_moments_()
         with self._timed(seconds, "evaluate_cut"):
             after_cut = evaluate(self.model) if evaluate else None
@@ -186,19 +197,23 @@ class RuntimeRefinement:
         losses = []
         for inputs, targets in self.replay(self.model, batches):
             with in_mode(self.model, training=True):
-                losses.append(self.step(inputs, targets).detach())
+                losses.append((self.step or self._step)(inputs, targets).detach())
         return losses
 
     def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        def loss() -> Tensor:
+            self.model.zero_grad()
+            value = self.loss(self.model(inputs), targets)
+            value.backward()
+            return value
+
         optimizers = self._optimizers()
+        value = loss()
         for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss = self.loss(self.model(inputs), targets)
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        return loss
+            optimizer.step(loss) if needs_closure(optimizer) else optimizer.step()
+        for trained in (self.model, *optimizers):  # leave no gradient to the user's next step
+            trained.zero_grad()
+        return value
 
     @contextmanager
     def _timed(self, seconds: dict[str, float], step: str) -> Iterator[None]:

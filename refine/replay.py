@@ -36,7 +36,8 @@ class Replay:
     """Remembers the ``buffer_size`` images of highest priority and trains on them.
 
     The buffer is filled anew at every cycle in one pass over the data; ``steps`` batches then run
-    through it in a random order, again and again. It holds at most twice ``buffer_size`` images.
+    through it in a random order, again and again. Memory is bounded: at most twice ``buffer_size``
+    images and a batch of the data.
 
     ``loss(outputs, targets, reduction="none")`` gives a number for each image, as the losses of
     torch.nn.functional do; ``autocast`` is the context of the scoring pass.
@@ -80,7 +81,10 @@ class Replay:
 
                 def losses(images: Tensor = images, labels: Tensor = labels) -> Tensor:
                     with self.autocast():
-                        return self.loss(model(images), labels, reduction="none").float()
+                        each = self.loss(model(images), labels, reduction="none").float()
+                    if each.dim() == 0 or len(each) != len(labels):
+                        raise ValueError("the loss gives no number for each image (reduction=none)")
+                    return each.flatten(1).mean(1) if each.dim() > 1 else each
 
                 priorities = self.priority(losses, len(labels), self.generator)
                 if not priorities.isfinite().all():

@@ -22,6 +22,7 @@ from refine.evaluation.accuracy import accuracy
 from refine.refinement import RuntimeRefinement
 from refine.rows import CycleRow, EpochRow
 
+ADVICE = "a lower trainer.optimizer.lr or trainer.precision=fp32 may help"
 CHECK_EVERY = 50  # steps between looks at the losses: a look waits for the GPU
 
 
@@ -97,6 +98,8 @@ def train(
             if step % CHECK_EVERY == 0 or step == len(loader):
                 _check(losses, epoch)
             on_step(step, len(loader))
+        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+            raise TrainingError(f"the weights are no longer finite after epoch {epoch}; {ADVICE}")
         if scheduler_per == "epoch":
             lr_scheduler.step()
 
@@ -122,8 +125,8 @@ def train(
         if (ratio := schedule.due(epoch)) is not None:
             try:
                 report = refinement.refinement_cycle(plain, ratio, lambda _: score(test).accuracy)
-            except ValueError as error:
-                raise TrainingError(f"the cycle after epoch {epoch}: {error}") from error
+            except Exception as error:  # also what a user's own importance raises
+                raise TrainingError(f"the cycle after epoch {epoch} failed: {error}") from error
             yield CycleRow(
                 cycle=report.cycle,
                 epoch=epoch,
@@ -141,7 +144,7 @@ def train(
                 replay_loss=report.replay_loss,
                 importance_seconds=report.seconds["importance"],
                 downscale_seconds=report.seconds["downscale"],
-                cut_seconds=report.seconds["cut"],
+                cut_seconds=report.seconds["allocation"] + report.seconds["cut"],
                 replay_seconds=report.seconds["replay"],
             )
 
@@ -151,6 +154,5 @@ def _check(losses: list[Tensor], epoch: int) -> None:
     if not all(finite):
         step = max(0, len(losses) - CHECK_EVERY) + finite.index(False) + 1
         raise TrainingError(
-            f"the loss is no longer a number in epoch {epoch}, step {step}; a lower "
-            "trainer.optimizer.lr or trainer.precision=fp32 may help"
+            f"the loss is no longer a number in epoch {epoch}, step {step}; {ADVICE}"
         )

@@ -17,7 +17,7 @@ def test_the_papers_counts_to_the_unit():
     survivors = []
     for _ in range(3):
         scores = importance.magnitude(model, [])
-        masks.cut_(scores, allocation.layerwise(scores, masks, 0.15))
+        masks.cut_(masks.lowest(scores, allocation.layerwise(scores, masks, 0.15)))
         survivors.append(masks.surviving)
     assert survivors == [494_467, 420_296, 357_250]
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -36,7 +36,7 @@ def test_layerwise_keeps_what_is_above_the_quantile_of_the_survivors(ratio):
             living = scores[name][mask].double()
             naive = int((living <= torch.quantile(living, ratio)).sum())
             assert counts[name] == min(naive, len(living) - 1)
-        masks.cut_(scores, counts)
+        masks.cut_(masks.lowest(scores, counts))
 
 
 def test_global_cuts_the_lowest_of_all():
@@ -53,7 +53,7 @@ def test_global_cuts_the_lowest_of_all():
         assert sum(counts.values()) == wanted
         for name, mask in masks.items():
             assert counts[name] == int((scores[name][mask] <= threshold).sum())
-        masks.cut_(scores, counts)
+        masks.cut_(masks.lowest(scores, counts))
     assert masks["0.weight"].float().mean() < masks["1.weight"].float().mean()
 
 

@@ -215,12 +215,14 @@ def test_a_diverged_network_is_not_cut():
     model = network()
     model[4].weight.data[0, 0] = float("nan")
     refinement = RuntimeRefinement(model, replay=NO_REPLAY)
+    before = model[0].weight.clone()
     with pytest.raises(ValueError, match="NaN"):
         refinement.refinement_cycle(loader())
     assert refinement.sparsity == 0
+    assert model[0].weight.equal(before)
 
 
-def test_other_networks_optimizers_are_left_alone_and_watching_ends():
+def test_other_networks_optimizers_are_left_alone_and_watching_ends_with_the_network():
     gc.collect()
     watches = len(_watches)
     model, other = network(), network()
@@ -229,23 +231,140 @@ def test_other_networks_optimizers_are_left_alone_and_watching_ends():
     train(other, optimizer)
     assert refinement._watch.alive() == []
     assert len(_watches) == watches + 1
-    del refinement
+    del refinement, model
     gc.collect()
     assert len(_watches) == watches
 
 
-def test_a_refinement_may_be_dropped_in_the_middle_of_a_step():
+def zeros(model):
+    return sum(int((weight == 0).sum()) for weight in model.parameters() if weight.dim() > 1)
+
+
+def test_a_refinement_need_not_be_kept_and_a_second_one_goes_on():
     model = network()
-    refinements = [RuntimeRefinement(model, replay=NO_REPLAY) for _ in range(3)]
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    RuntimeRefinement(model, replay=NO_REPLAY).refinement_cycle(loader(), prune_ratio=0.5)
+    gc.collect()
+    cut = zeros(model)
+    assert cut > 100
+    train(model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9))
+    assert zeros(model) == cut
+    again = RuntimeRefinement(model, replay=NO_REPLAY)
+    assert again.active_parameters == again.total_parameters - cut
+    with pytest.raises(ValueError, match="other prunable tensors"):
+        RuntimeRefinement(model, prunable=["0.weight"])
 
-    def drop(*_):
-        refinements.clear()
-        gc.collect()
 
-    optimizer.register_step_post_hook(drop)
-    train(model, optimizer, steps=2)
-    assert not refinements
+class Wrapping(torch.optim.Optimizer):
+    """As Lookahead does: steps another optimizer, then changes the weights itself."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        super().__init__(inner.param_groups, {})
+
+    def step(self, closure=None):
+        self.inner.step()
+        with torch.no_grad():
+            for group in self.param_groups:
+                for weight in group["params"]:
+                    weight.add_(0.1)
+
+
+def test_an_optimizer_that_steps_another_leaves_zeros_too():
+    model = network()
+    refinement = RuntimeRefinement(model, replay=NO_REPLAY)
+    optimizer = Wrapping(torch.optim.SGD(model.parameters(), 0.1))
+    for _ in range(3):
+        cut = refinement.refinement_cycle(prune_ratio=0.2).total_parameters
+        cut -= refinement.active_parameters
+        train(model, optimizer, steps=2)
+        assert zeros(model) == cut
+
+
+def test_a_step_touches_only_the_weights_of_its_optimizer():
+    model = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
+    refinement = RuntimeRefinement(model, replay=NO_REPLAY)
+    optimizers = {name: torch.optim.SGD(model[name].parameters(), 0.1) for name in "ab"}
+    refinement.refinement_cycle(prune_ratio=0.5)
+    x = torch.randn(3, 4)
+    losses = {name: model[name](x * 2).square().sum() for name in "ab"}
+    losses["a"].backward()
+    optimizers["a"].step()
+    y = model["b"](x.requires_grad_()).square().sum()
+    losses["b"].backward()  # would fail if b's weights had been written to since its forward pass
+    optimizers["a"].step()
+    y.backward()
+    optimizers["b"].step()
+    assert zeros(model) == refinement.total_parameters - refinement.active_parameters
+
+
+def test_an_optimizer_of_biases_alone_replays_too_and_no_gradient_is_left():
+    model = network()
+    kinds = [[p for p in model.parameters() if (p.dim() > 1) == matrix] for matrix in (True, False)]
+    optimizers = [torch.optim.SGD(parameters, 0.1) for parameters in kinds]
+    refinement = RuntimeRefinement(model, replay=Replay(steps=2, batch_size=8).batches)
+    for images, labels in loader():
+        F.cross_entropy(model(images), labels).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    before = model[4].bias.clone()
+    refinement.refinement_cycle(loader(), prune_ratio=0)
+    assert not model[4].bias.equal(before)
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_the_loss_ranks_the_replay():
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1)
+    inputs = torch.randn(40, 2)
+    with torch.no_grad():
+        targets = model(inputs) + torch.arange(40.0)[:, None]
+    seen = []
+
+    def step(batch, wanted):
+        seen.append(batch)
+        return F.mse_loss(model(batch), wanted)
+
+    refinement = RuntimeRefinement(model, loss=F.mse_loss, step=step)
+    refinement.replay.__self__.buffer_size, refinement.replay.__self__.steps = 5, 1
+    refinement.downscale_factor = 1
+    refinement.refinement_cycle([(inputs, targets)], prune_ratio=0)
+    assert sorted(map(tuple, seen[0].tolist())) == sorted(map(tuple, inputs[-5:].tolist()))
+
+
+def test_an_importance_that_runs_the_model_changes_no_statistics():
+    def importance(model, batches):
+        for images, _ in batches:
+            model(images)
+        return magnitude(model, batches)
+
+    model = network()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    RuntimeRefinement(model, importance=importance, replay=NO_REPLAY).refinement_cycle(loader())
+    assert all(value.equal(before[name]) for name, value in model.named_buffers())
+    assert model.training
+
+
+def test_a_closure_optimizer_trains_and_replays():
+    model = network()
+    refinement = RuntimeRefinement(model, replay=Replay(steps=1, batch_size=8).batches)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+    images, labels = loader()[0]
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        optimizer.step(closure)
+        refinement.refinement_cycle(loader(), prune_ratio=0.3)
+        assert zeros(model) == refinement.total_parameters - refinement.active_parameters
+    adam = torch.optim.Adam(model.parameters())
+    adam.step(closure)
+    for key, weight in refinement.masks.weights().items():
+        assert (adam.state[weight]["exp_avg"][~refinement.masks[key]] == 0).all()
 
 
 def test_each_refinement_has_a_replay_of_its_own():
