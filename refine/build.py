@@ -27,17 +27,19 @@ def build(setting: str, node: DictConfig | dict, *args: Any, offered: dict | Non
     """
     imported(f"{setting}._target_", node["_target_"])
     made: partial = instantiate(node, _partial_=True, _convert_="all")
-    names, open_ended = parameters(made.func)
+    names, open_ended = parameters_of(made.func)
     for name, value in (offered or {}).items():
         if name not in made.keywords and (name in names or (open_ended and name == "num_classes")):
             made.keywords[name] = value
     try:
         return made(*args)
-    except (TypeError, ValueError) as error:
+    except SettingError:
+        raise
+    except Exception as error:  # every constructor refuses in its own way
         raise SettingError(setting, f"{node['_target_']} refuses its settings: {error}") from error
 
 
-def parameters(target: Callable) -> tuple[set[str], bool]:
+def parameters_of(target: Callable) -> tuple[set[str], bool]:
     """The names of a callable's parameters, and whether it takes any others."""
     try:
         signature = inspect.signature(target)

@@ -22,7 +22,7 @@ from refine.errors import SettingError, TrainingError, one_of
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 WANTS_TRACEBACK = os.environ.get(FULL_ERROR, "0") not in ("", "0")
-EXPLAINED = (SettingError, TrainingError, HydraException, OmegaConfBaseException)
+EXPLAINED = (SettingError, TrainingError, HydraException, OmegaConfBaseException, OSError)
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
@@ -36,6 +36,7 @@ def main() -> None:
         asked.config_path = str(Path(asked.config_path).expanduser().absolute())
         sys.argv += ["--config-path", asked.config_path]
     try:
+        _check_groups(asked.overrides)
         if asked.help:
             from refine.help import help_text
 
@@ -83,10 +84,20 @@ def composed(overrides: list[str], config_path: str | None = None) -> DictConfig
         return compose("config", overrides)
 
 
+def _check_groups(overrides: list[str]) -> None:
+    """A group's option is a word; of null or a number Hydra would only say what it is not."""
+    for override in OverridesParser.create().parse_overrides(overrides):
+        name, value = override.get_key_element(), override.value()
+        if name in GROUPS[:6] and (value is None or isinstance(value, bool | int | float)):
+            known = sorted(path.stem for path in (config_directory() / name).glob("*.yaml"))
+            shown = "null" if value is None else str(value)
+            raise SettingError(name, f"there is no {shown!r}; {one_of(known, shown)}")
+
+
 def _sweep_directory(overrides: list[str]) -> list[str]:
     """In a sweep, output_dir is the directory that the runs' own directories are made in."""
-    given = [entry.partition("=")[2] for entry in overrides if entry.startswith("output_dir=")]
-    return given[-1:]
+    pairs = [entry.lstrip("+").partition("=") for entry in overrides]
+    return [value for name, _, value in pairs if name == "output_dir"][-1:]
 
 
 def _check_sweep(overrides: list[str], config_path: str | None) -> None:
@@ -111,6 +122,8 @@ def explain(error: Exception) -> str:
     """One or two lines that name the setting and what would be right."""
     if isinstance(error, SettingError | TrainingError):
         return str(error)
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        return f"{error.strerror or error}: {error.filename!s:.100}"
     text = f"{error}\n{error.__cause__ or ''}"
     name = (re.search(r"full_key: (\S+)", text) or [None, ""])[1]
     if "Key '" in text and name:

@@ -82,7 +82,7 @@ def node(meaning: str) -> Any:
 class DatasetConfig:
     """What the network learns."""
 
-    _target_: str = setting("a function (root, image_size) -> (train, test, class names)")
+    _target_: str = setting("a function (root, image_size) -> RawData")
     root: str = setting("directory of the data; the default is $REFINE_DATA, else data")
     image_size: int | None = setting("resize images to this many pixels a side", at_least=1)
     subset_size: int = setting("training images to use, balanced by class; 0: all", at_least=0)
@@ -140,9 +140,11 @@ class TrainerConfig:
     batch_size: int = setting("images a training step", at_least=1)
     precision: str = setting("arithmetic of forward and backward pass", choices=PRECISIONS)
     label_smoothing: float = setting("of the cross-entropy", at_least=0, below=1)
-    optimizer: dict[str, Any] = node("any torch optimizer: _target_ and its arguments")
+    optimizer: dict[str, Any] = node(
+        "any torch optimizer without a closure: _target_ and its arguments"
+    )
     lr_scheduler: dict[str, Any] = node(
-        "any torch scheduler; per: stepped each batch or epoch; the value `total` "
+        "any torch scheduler of a fixed curve; per: stepped each batch or epoch; the value `total` "
         "stands for the number of its steps in the run"
     )
 
@@ -151,7 +153,9 @@ class TrainerConfig:
 class RunConfig:
     """One run."""
 
-    seed: int = setting("of initial weights, order, subset, augmentation, replay", at_least=0)
+    seed: int = setting(
+        "of initial weights, order, subset, augmentation, replay", at_least=0, at_most=2**63 - 1
+    )
     device: str = setting(
         "auto, cpu, cuda, cuda:1, mps; auto: the first GPU, else cpu",
         pattern=r"auto|cpu|mps|cuda(:\d+)?",
@@ -227,8 +231,10 @@ def validate(config: DictConfig) -> None:
         if pattern and not re.fullmatch(pattern, value):
             raise SettingError(name, f"{value!r} is none of {entry.metadata['meaning']}")
     start, epochs = config.schedule.start, config.trainer.epochs
-    if start is not None and start > epochs:
-        raise SettingError("schedule.start", f"must be at most {epochs}, the epochs of the run")
+    for name, epoch in (("start", start), ("stop", config.schedule.stop)):
+        if epoch is not None and epoch > epochs:
+            problem = f"must be at most {epochs}, the epochs of the run, not {epoch}"
+            raise SettingError(f"schedule.{name}", problem)
     for schema, name in CLOSED.items():
         known = [entry.name for entry in fields(schema)]
         for key in OmegaConf.select(config, name) if name else config:

@@ -12,13 +12,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from refine.build import build, function
+from refine.build import build, function, parameters_of
 from refine.checkpoint import save_model
 from refine.config import validate
 from refine.datasets.prepare import Data, prepare
 from refine.device import Precision, choose_device, describe, keep_freed_memory
-from refine.errors import SettingError
+from refine.errors import SettingError, TrainingError
 from refine.evaluation.accuracy import in_mode
+from refine.optimizer_watch import needs_closure
 from refine.refinement import RuntimeRefinement
 from refine.replay import Replay
 from refine.report.figure import draw_run
@@ -66,13 +67,16 @@ def run(config: DictConfig, display: Display, directory: str | None = None) -> d
                 rows.append(row)
                 display.show(row)
         except (KeyboardInterrupt, Exception) as error:
-            if not rows:
+            if not rows and isinstance(error, KeyboardInterrupt | SettingError | TrainingError):
                 raise
+            if not rows:
+                raise SettingError("model", f"cannot be trained: {error}") from error
             stopped = error
             log.error("%s", _reason(error))
             log.debug("where it stopped", exc_info=error)
 
-        summary = _summary(rows, stopped, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        summary = _summary(rows, training["refinement"], stopped, seconds)
         draw_run(files.path)
         if config.save_model:
             save_model(model, files.path / "model.safetensors")
@@ -142,14 +146,24 @@ def build_training(
     """The training step with its optimizer, and the learning rate's schedule over ``steps``
     batches an epoch."""
     trainer = config.trainer
-    optimizer = build(
-        "trainer.optimizer", trainer.optimizer, list(model.parameters()), offered={"fused": True}
-    )
+    chosen = {"foreach", "differentiable"} & set(trainer.optimizer)  # which rule fused steps out
+    offered = {} if chosen else {"fused": True}
+    parameters = list(model.parameters())
+    optimizer = build("trainer.optimizer", trainer.optimizer, parameters, offered=offered)
+    if needs_closure(optimizer):
+        raise SettingError(
+            "trainer.optimizer", f"{trainer.optimizer._target_} needs a closure; choose another"
+        )
     node = OmegaConf.to_container(trainer.lr_scheduler, resolve=True)
     per = node.pop("per", "epoch")
     total = trainer.epochs * (steps if per == "batch" else 1)
     node = {key: total if value == "total" else value for key, value in node.items()}
     lr_scheduler = build("trainer.lr_scheduler", node, optimizer)
+    if "metrics" in parameters_of(lr_scheduler.step)[0]:
+        raise SettingError(
+            "trainer.lr_scheduler",
+            f"{node['_target_']} is steered by a metric; choose one that follows a fixed curve",
+        )
     return Stepper(model, optimizer, precision, trainer.label_smoothing), lr_scheduler
 
 
@@ -203,28 +217,31 @@ def _reason(error: BaseException) -> str:
 
 
 def _summary(
-    rows: list[EpochRow | CycleRow], stopped: BaseException | None, seconds: float
+    rows: list[EpochRow | CycleRow],
+    refinement: RuntimeRefinement,
+    stopped: BaseException | None,
+    seconds: float,
 ) -> dict[str, Any]:
-    """The final figures. A cycle after the last epoch has the last word on what it changed."""
-    epochs = [row for row in rows if isinstance(row, EpochRow)]
-    cycles = [row for row in rows if isinstance(row, CycleRow)]
-    last, final = epochs[-1], rows[-1]
+    """The final figures: counts of the network as it is, accuracies as last measured. A cycle after
+    the last epoch has the last word on what it changed."""
+    last = [row for row in rows if isinstance(row, EpochRow)][-1]
+    final = rows[-1]
     cut_last = isinstance(final, CycleRow)
     status = "interrupted" if isinstance(stopped, KeyboardInterrupt) else "failed"
     return {
         "status": status if stopped else "finished",
         "reason": _reason(stopped) if stopped else None,
         "epochs": last.epoch,
-        "cycles": len(cycles),
+        "cycles": refinement.cycles,
         "test_accuracy": final.test_accuracy_after_replay if cut_last else last.test_accuracy,
         "validation_accuracy": None if cut_last else last.validation_accuracy,
         "train_accuracy": last.train_accuracy,
         "train_loss": last.train_loss,
-        "sparsity": final.sparsity,
-        "prunable_sparsity": final.prunable_sparsity,
-        "active_parameters": final.active_parameters,
-        "total_parameters": final.total_parameters,
-        "compression": final.total_parameters / final.active_parameters,
+        "sparsity": refinement.sparsity,
+        "prunable_sparsity": refinement.prunable_sparsity,
+        "active_parameters": refinement.active_parameters,
+        "total_parameters": refinement.total_parameters,
+        "compression": refinement.total_parameters / refinement.active_parameters,
         "seconds": seconds,
         "last_epoch": dataclasses.asdict(last),
     }

@@ -26,7 +26,7 @@ Flags
   --config-path DIR    run the config.yaml of DIR, such as an earlier run's directory, again
   --hydra-help         what Hydra itself can do
 Errors are one or two lines; HYDRA_FULL_ERROR=1 shows the traceback. Exit code: 0 done, 1 error,
-130 interrupted."""
+2 unknown flag, 130 interrupted."""
 
 
 def help_text(config: DictConfig) -> str:

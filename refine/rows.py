@@ -7,7 +7,8 @@ sparsities are fractions, losses are nats, times are seconds.
 from dataclasses import dataclass
 
 EPOCHS_FILE, CYCLES_FILE = "metrics.csv", "cycles.csv"
-SUMMARY_FILE, LOG_FILE, FIGURE_FILE = "summary.json", "run.log", "refinement.png"
+CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
+LOG_FILE, FIGURE_FILE = "run.log", "refinement.png"
 
 
 @dataclass(frozen=True)

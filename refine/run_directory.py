@@ -7,6 +7,7 @@ before it has measured anything.
 import csv
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -22,10 +23,23 @@ from omegaconf import DictConfig, OmegaConf
 import refine
 from refine.errors import SettingError
 from refine.files import write_text
-from refine.rows import CYCLES_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE, CycleRow, EpochRow
+from refine.rows import (
+    CONFIG_FILE,
+    CYCLES_FILE,
+    EPOCHS_FILE,
+    FIGURE_FILE,
+    LOG_FILE,
+    SUMMARY_FILE,
+    CycleRow,
+    EpochRow,
+)
 
 log = logging.getLogger("refine")
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "safetensors")
+FILES = (
+    EPOCHS_FILE, CYCLES_FILE, SUMMARY_FILE, LOG_FILE, FIGURE_FILE, CONFIG_FILE,
+    "environment.json", "model.safetensors",
+)  # fmt: skip
 # What makes a resolved configuration one that refine-run takes: --config-path RUN_DIRECTORY.
 RERUN_HEADER = """\
 # This run's configuration, resolved. The same run again: refine-run --config-path DIRECTORY
@@ -35,7 +49,9 @@ defaults:
   - override hydra/job_logging: none
 
 hydra:
-  job: {name: refine-run}
+  job:
+    name: refine-run
+    config: {override_dirname: {exclude_keys: [output_dir, dataset.root, device, save_model]}}
   output_subdir: null
   run: {dir: .}
   sweep:
@@ -71,8 +87,9 @@ class RunDirectory:
 
     def describe(self, config: DictConfig, environment: dict[str, Any]) -> None:
         """Writes ``config.yaml`` (resolved) and ``environment.json``."""
-        text = RERUN_HEADER + OmegaConf.to_yaml(config, resolve=True)
-        write_text(self.path / "config.yaml", text)
+        settings = OmegaConf.to_container(config, resolve=True)
+        settings["output_dir"] = None  # the same run again has a directory of its own
+        write_text(self.path / CONFIG_FILE, RERUN_HEADER + OmegaConf.to_yaml(settings))
         write_text(self.path / "environment.json", _json(versions() | environment))
 
     def record(self, row: EpochRow | CycleRow) -> None:
@@ -100,8 +117,8 @@ class RunDirectory:
 
     def _discard(self) -> None:
         """Removes the run's files and the directories that were made for it."""
-        for file in self.path.iterdir():
-            file.unlink()
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
         for directory in self._made:
             try:
                 directory.rmdir()
@@ -115,12 +132,13 @@ def _claim(asked: str | None) -> tuple[Path, list[Path]]:
     A directory belongs to the run that created ``run.log`` in it, so that of two processes with
     the same path one is told.
     """
-    wanted = Path(asked or f"results/runs/{datetime.now():%Y-%m-%d/%H-%M-%S}").expanduser()
+    wanted = Path(asked or f"results/runs/{datetime.now():%Y-%m-%d/%H-%M-%S}")
     attempt = 1
     while True:
         path = wanted if attempt == 1 else wanted.with_name(f"{wanted.name}-{attempt}")
-        made = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
+            path = path.expanduser()
+            made = [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise FileExistsError
@@ -132,9 +150,10 @@ def _claim(asked: str | None) -> tuple[Path, list[Path]]:
                 continue
             problem = "exists and is not empty" if path.is_dir() else "is not a directory"
             raise SettingError("output_dir", f"{path} {problem}; choose another") from None
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: ~somebody who does not exist
+            reason = getattr(error, "strerror", None) or error
             raise SettingError(
-                "output_dir", f"{path} cannot be made ({error.strerror}); choose another place"
+                "output_dir", f"{path!s:.80} cannot be made ({reason}); choose another place"
             ) from None
 
 
@@ -166,4 +185,11 @@ def _git_commit() -> str | None:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with null for NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,8 +12,8 @@ MAY_IMPORT = {
     "cli": {"config", "help", "experiment", "report"},
     "help": {"config"},
     "experiment": {
-        "build", "checkpoint", "config", "datasets", "device", "evaluation", "refinement",
-        "replay", "report", "run_directory", "trainer",
+        "build", "checkpoint", "config", "datasets", "device", "evaluation",
+        "optimizer_watch", "refinement", "replay", "report", "run_directory", "trainer",
     },
     "trainer": {"datasets", "device", "evaluation", "refinement"},
     "refinement": {"evaluation", "masks", "optimizer_watch", "pruning", "replay"},

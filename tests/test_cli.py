@@ -62,6 +62,29 @@ def subcommand(*arguments, cwd, code=None, **environment):
         ("dataset.image_size=2", "images must be at least 4x4"),
         ("experiment=papr", "experiment: there is no 'papr'; did you mean paper?"),
         ("seed=-1", "seed: must be at least 0"),
+        (f"seed={2**64}", "seed: must be at least 0 and at most 9.22337e+18"),
+        ("schedule.stop=30", "schedule.stop: must be at most 20"),
+        ("pruner=null", "pruner: there is no 'null'; known: magnitude, none, random"),
+        ("model=5", "model: there is no '5'; known: logistic"),
+        ("trainer.optimizer._target_=torch.optim.LBFGS ~trainer.optimizer.weight_decay", "closure"),
+        (
+            "trainer.lr_scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau "
+            "~trainer.lr_scheduler.factor",
+            "is steered by a metric",
+        ),
+        ("+trainer.optimizer.betas=[0.9]", "trainer.optimizer: torch.optim.Adam refuses"),
+        ("model._target_=torchvision.models.googlenet", "model: cannot be trained"),
+        (
+            "model=vgg16 dataset.image_size=16 trainer.batch_size=1 dataset.subset_size=4",
+            "model: cannot be trained",
+        ),
+        (
+            "dataset._target_=builtins.dict",
+            "dataset._target_: builtins.dict returned",
+        ),
+        (f"output_dir={'a' * 300}", "cannot be made"),
+        ("output_dir='~no-such-user/x'", "cannot be made"),
+        (f"-m seed=1,2 output_dir={'a' * 300}", "File name too long"),
         ("-m pruner.ratio=0.1,1.5", "pruner.ratio: must be above 0 and below 1, not 1.5"),
         ("--config-path nowhere", "nowhere"),
         ("pruner.ratio=[", "pruner.ratio=["),
@@ -138,6 +161,7 @@ def test_a_sweep_runs_every_combination(command, tmp_path):
     summaries = list((tmp_path / "sweep").rglob("summary.json"))
     assert len(summaries) == 4
     names = [path.parent.name for path in summaries]
+    assert {path.parent.parent for path in summaries} == {tmp_path / "sweep"}
     for ratio in (0.1, 0.2):
         for seed in (1, 2):
             assert sum(f"ratio={ratio}" in name and f"seed={seed}" in name for name in names) == 1

@@ -163,6 +163,16 @@ def test_class_folders_are_read_like_torchvision_does(folder):
     assert image_folder(str(folder), 16).train.pixels.shape == (6, 16, 16, 3)
 
 
+def test_sixteen_bit_pictures_keep_their_range(folder):
+    ramp = np.linspace(0, 65535, 54).reshape(6, 9).astype(np.uint16)
+    Image.fromarray(ramp).save(folder / "train" / "cat" / "0.png")
+    pixels = image_folder(str(folder), None).train.pixels[0]
+    assert pixels[..., 0].tolist() == (ramp / 257).round().astype(int).tolist()
+    Image.fromarray(ramp.astype(np.float32)).save(folder / "train" / "cat" / "1.tiff")
+    with pytest.raises(SettingError, match="32-bit"):
+        image_folder(str(folder), None)
+
+
 def test_pictures_are_decoded_once_until_the_folder_changes(folder, monkeypatch):
     opened = []
     original = Image.open

@@ -113,9 +113,10 @@ def test_the_same_seed_gives_the_same_tables_and_weights(run):
 
 def test_a_runs_own_configuration_gives_the_same_run(run, command, tmp_path):
     first = run(*SMALL, "pruner.ratio=0.3", "replay=uniform")
-    done = command("--config-path", "run", f"output_dir={tmp_path / 'again'}")
+    done = command("--config-path", "run")
     assert (done.code, done.err) == (0, "")
-    assert list(rows(first.directory)) == list(rows(tmp_path / "again"))
+    (again,) = (tmp_path / "results" / "runs").glob("*/*")
+    assert list(rows(first.directory)) == list(rows(again))
 
 
 def test_saved_weights_are_those_of_the_refined_network(run):
@@ -176,6 +177,35 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was_recorded(run, 
     assert (summary["status"], summary["epochs"]) == ("failed", 1)
     assert "epoch 2, step 1" in summary["reason"]
     assert (tmp_path / "run" / "refinement.png").is_file()
+
+
+def test_weights_that_are_no_numbers_after_the_last_step_end_the_run(run, tmp_path):
+    with pytest.raises(TrainingError, match="no longer finite after epoch 1"):
+        run(*SMALL, "trainer.optimizer.lr=1e38", "trainer.batch_size=2000", "trainer.epochs=1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_stopped_inside_a_cycle_tells_of_the_network_as_it_is(run, tmp_path, monkeypatch):
+    def interrupted(self, batches):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("refine.refinement.RuntimeRefinement._replay", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(*SMALL, "save_model=true")
+    from safetensors.torch import load_file
+
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    cut = sum(int((value == 0).sum()) for name, value in weights.items() if name.endswith("weight"))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["active_parameters"] == 582_346 - cut == 495_085
+
+
+def test_a_directory_of_other_files_is_left_as_it_is(tmp_path, run):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(SettingError):
+        run(*SMALL, "dataset=image_folder", f"dataset.root={tmp_path / 'none'}")
+    assert (tmp_path / "run").is_dir()
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_whatever_stops_a_run_keeps_what_was_recorded(run, tmp_path):

@@ -29,16 +29,17 @@ def _load(name: str, files: str, root: str, image_size: int | None) -> RawData:
     import torchvision.datasets
 
     dataset = getattr(torchvision.datasets, name)
-    was_there = Path(root).exists()
+    home = Path(root).expanduser()
+    missing = [folder for folder in (home, *home.parents) if not folder.exists()]
     try:
-        train, test = (dataset(root, train=part, download=True) for part in (True, False))
+        train, test = (dataset(home, train=part, download=True) for part in (True, False))
     except Exception as error:  # torchvision raises a different type for every way to fail
-        if not was_there:  # torchvision has made directories for what it could not get
-            shutil.rmtree(root, ignore_errors=True)
+        if missing:  # torchvision has made directories for what it could not get
+            shutil.rmtree(missing[-1], ignore_errors=True)
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise SettingError(
             "dataset.root",
-            f"{name} is not in {Path(root).absolute()} and could not be downloaded ({reason}). "
+            f"{name} is not in {home.absolute()} and could not be downloaded ({reason}). "
             f"Either put {files} there yourself,\nor give class folders: "
             "dataset=image_folder dataset.root=DIR with DIR/train/CLASS/*.png and DIR/test/…",
         ) from error

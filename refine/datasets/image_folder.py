@@ -144,6 +144,10 @@ def _decode(paths: list[Path], image_size: int | None) -> torch.Tensor:
 def _read(path: Path, image_size: int | None) -> np.ndarray:
     try:
         with Image.open(path) as picture:
+            if picture.mode.startswith("I;16"):  # convert() would clip 16 bits to white
+                picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+            elif picture.mode in ("I", "F"):
+                raise ValueError("32-bit pictures have no defined white; save it with 8 bits")
             pixels = np.asarray(picture.convert("RGB"))
     except Exception as error:  # PIL raises whatever the format's reader raised
         raise SettingError(

@@ -6,7 +6,7 @@ import torch
 from omegaconf import DictConfig
 
 from refine.build import build, function
-from refine.datasets.images import Augmentation, Images, Loader, Normalization
+from refine.datasets.images import Augmentation, Images, Loader, Normalization, RawData
 from refine.errors import SettingError
 
 # 500 CIFAR images: from there on a CPU gains no more, and memory stays bounded for large pictures.
@@ -48,6 +48,12 @@ def prepare(config: DictConfig, seed: int, device: torch.device) -> Data:
     moves it to the device. Mean and deviation are those of the images trained on."""
     own = ("subset_size", "validation_size", "augment")
     raw = build("dataset", {key: value for key, value in config.items() if key not in own})
+    if not isinstance(raw, RawData):
+        raise SettingError(
+            "dataset._target_", f"{config._target_} returned no RawData: {raw!r:.60}"
+        )
+    if len(raw.classes) < 2:
+        raise SettingError("dataset", f"has the one class {raw.classes}; there is nothing to learn")
     wanted, held_out = config.subset_size or len(raw.train), config.validation_size
     if wanted > len(raw.train):
         raise SettingError(

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from refine.errors import ReportError
-from refine.rows import EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
+from refine.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
 
-CONFIG_FILE = "config.yaml"
 # What makes config.yaml one that refine-run takes; no settings of the run.
 HEADER = ("defaults", "hydra")
 FOREIGN = "holds no run"

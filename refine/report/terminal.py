@@ -52,7 +52,7 @@ class Terminal:
     """Shows one run after another on ``console``; a run is begun, stepped, shown and ended."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Console(highlight=False, soft_wrap=True, markup=False)
         self._progress: Progress | None = None
         self._epochs, self._done = 0, 0
         log.setLevel(logging.INFO)
