@@ -7,8 +7,7 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
-from refine.cli import composed, explain
-from refine.errors import SettingError, TrainingError
+from refine.cli import EXPLAINED, composed, explain
 from refine.experiment import run
 from refine.report.runs import Run, Unusable, read_run
 from refine.report.terminal import Terminal
@@ -27,7 +26,7 @@ def run_seeds(home: Path, overrides: list[str], seeds: list[int]) -> tuple[list[
             config = composed([*overrides, f"seed={seed}", f"output_dir={directory}"])
             if not _finished(directory, OmegaConf.to_container(config, resolve=True)):
                 run(config, Terminal())
-        except (SettingError, TrainingError) as error:
+        except EXPLAINED as error:
             raise SystemExit(explain(error)) from None
         done.append(read_run(directory))
     return done, time.perf_counter() - started
