@@ -143,6 +143,14 @@ def test_the_control_without_a_cut_replays_all_the_same(run):
     assert done.summary["sparsity"] == 0
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precisions(run, precision):
+    done = run(*SMALL, f"trainer.precision={precision}")
+    environment = json.loads((done.directory / "environment.json").read_text())
+    assert environment["precision"] == precision
+    assert done.summary["active_parameters"] == 495_085
+
+
 def test_training_learns(run):
     done = run("dataset.subset_size=600", "trainer.epochs=3", "schedule.interval=1")
     assert done.summary["test_accuracy"] > 0.85  # chance: 0.1
