@@ -1,5 +1,7 @@
 """What does ``refine-run --help`` say? Made from ``conf/`` and the schema, so that it is true."""
 
+import textwrap
+
 from omegaconf import DictConfig, OmegaConf
 
 from refine.config import GROUPS, allowed, config_directory, settings
@@ -43,7 +45,7 @@ def _groups() -> str:
                 for line in path.read_text(encoding="utf-8").splitlines()
                 if line.startswith("# ") and "@package" not in line
             ]
-            lines.append(f"  {f'{group}={path.stem}':24} {comments[0]}")
+            lines.append(_entry(f"{group}={path.stem}", comments[0], 26))
     return "\n".join([*lines, ""])
 
 
@@ -52,15 +54,22 @@ def _settings(config: DictConfig) -> str:
     for name, entry in settings():
         value = OmegaConf.select(config, name, throw_on_missing=False)
         if isinstance(value, DictConfig):
-            lines.append(f"  {name}.…  {entry.metadata['meaning']}")
+            lines.append(_entry(f"{name}.…", entry.metadata["meaning"], 36))
             lines += [f"    {name}.{key}={_shown(inner)}" for key, inner in value.items()]
             continue
-        lines.append(f"  {f'{name}={_shown(value)}':34}  {entry.metadata['meaning']}")
-        if words := allowed(entry):
-            lines.append(f"  {'':34}  ({words})")
-        for choice, meaning in (entry.metadata["choices"] or {}).items():
-            lines.append(f"  {'':36}  {choice}: {meaning}")
+        choices, words = entry.metadata["choices"] or {}, allowed(entry)
+        meaning = entry.metadata["meaning"] + (f" ({words})" if words else "")
+        lines.append(_entry(f"{name}={_shown(value)}", meaning, 36))
+        lines += [_entry("", f"{choice}: {what}", 38) for choice, what in choices.items()]
     return "\n".join([*lines, ""])
+
+
+def _entry(name: str, meaning: str, column: int) -> str:
+    """A name and, from ``column`` on, its meaning, wrapped; on a line of its own if it is long."""
+    start = f"  {name}"
+    indent = " " * column
+    text = textwrap.fill(meaning, 100, initial_indent=indent, subsequent_indent=indent)
+    return start + text[len(start) :] if len(start) + 2 <= column else f"{start}\n{text}"
 
 
 def _shown(value: object) -> str:
