@@ -31,7 +31,7 @@ def four_panels(epochs: pd.DataFrame) -> Figure:
     accuracy, sparsity, loss, trade = figure.subplots(2, 2).flat
     for axes in (accuracy, sparsity, loss, trade):
         axes.tick_params(labelsize=8)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     epoch = epochs["epoch"]

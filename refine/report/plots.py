@@ -48,7 +48,7 @@ def curves(grouping: Grouping) -> Figure:
         alone = len(epochs) == 1  # a line of one point would not be seen
         marked = [index for index, epoch in enumerate(epochs) if epoch in lasts or alone]
         axes.plot(epochs, mean, linewidth=1.2, markevery=marked, markersize=2.5, **style)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     several = any(len(group.runs) > 1 for group in grouping.groups)
     band = "mean; band: lowest to highest run; " if several else ""
     _legend(figure, grouping, band + "marked: a cycle follows")
