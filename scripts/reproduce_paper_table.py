@@ -5,8 +5,8 @@
 Runs ``experiment=paper`` for five seeds from 42 on, and where asked its controls, dense (the same
 training without a cut) and one_shot (all of it cut at once). Any override of refine-run passes:
 ``dataset=image_folder dataset.root=DIR`` where CIFAR-10 cannot be downloaded. Writes into home
-``table.md``, ``levels.csv``, ``curves.png`` and, with the controls, ``controls.md``. The exit code
-is 1 if a parameter count is off or a published accuracy lies outside mean ± 3 standard deviations.
+``table.md``, ``levels.csv``, ``cycles.csv``, ``curves.png`` and, with controls, ``controls.md``. The
+exit code is 1 if a parameter count is off or a published accuracy lies outside mean ± 3 standard deviations.
 """
 
 import csv
@@ -40,20 +40,20 @@ def main(arguments: list[str]) -> int:
     text, wrong = compared(runs, seconds)
     print(f"\n{text}")
     write_text(home / "table.md", text)
-    write_levels(home / "levels.csv", {"paper": runs})
+    by_name = {"paper": runs}
     keep(runs[0].directory, home / f"seed-{seeds[0]}")
-    everything = runs
     if own["controls"]:
         controls = {}
         for control in own["controls"].split(","):
             place = home / "runs" / control
             controls[control], _ = run_seeds(place, [*base, f"control={control}"], seeds)
-            everything = everything + controls[control]
+        by_name |= controls
         text = against_controls(runs, controls)
         print(f"\n{text}")
         write_text(home / "controls.md", text)
-        write_levels(home / "levels.csv", {"paper": runs, **controls})
-    figure = plots.curves(named_groups(everything))
+    write_levels(home / "levels.csv", by_name)
+    write_cycles(home / "cycles.csv", by_name)
+    figure = plots.curves(named_groups(by_name))
     plots.save(figure, home / "curves.png")
     for line in wrong:
         print(f"NOT REPRODUCED: {line}", file=sys.stderr)
@@ -104,8 +104,8 @@ def run_seconds(run: Run) -> float:
     return sum(float(row["epoch_seconds"]) for row in rows(run))
 
 
-def rows(run: Run) -> list[dict[str, str]]:
-    with (run.directory / "metrics.csv").open(encoding="utf-8") as file:
+def rows(run: Run, table: str = "metrics.csv") -> list[dict[str, str]]:
+    with (run.directory / table).open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -127,11 +127,8 @@ def against_controls(runs: list[Run], controls: dict[str, list[Run]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def named_groups(runs: list[Run]) -> groups.Grouping:
-    """The runs grouped by the directory that they are in: paper, dense, one_shot."""
-    by_name: dict[str, list[Run]] = {}
-    for run in runs:
-        by_name.setdefault(run.directory.parent.name, []).append(run)
+def named_groups(by_name: dict[str, list[Run]]) -> groups.Grouping:
+    """The runs as the groups of a plot: paper, dense, one_shot."""
     return groups.Grouping([groups.Group(name, {}, own) for name, own in by_name.items()], {})
 
 
@@ -145,6 +142,20 @@ def write_levels(path: Path, by_name: dict[str, list[Run]]) -> None:
                 for cycles, row in run.levels().items():
                     values = [row.epoch, row.sparsity, row.test_accuracy]
                     writer.writerow([name, run.seed, cycles, *values])
+
+
+def write_cycles(path: Path, by_name: dict[str, list[Run]]) -> None:
+    """A line for every cycle of every run: test accuracy before it, after its cut and after its
+    replay."""
+    columns = ["cycle", "epoch", "cut_weights", "sparsity"]
+    columns += [f"test_accuracy_{when}" for when in ("before", "after_cut", "after_replay")]
+    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["experiment", "seed", *columns])
+        for name, runs in by_name.items():
+            for run in runs:
+                for row in rows(run, "cycles.csv"):
+                    writer.writerow([name, run.seed, *(row[column] for column in columns)])
 
 
 def keep(directory: Path, place: Path) -> None:
