@@ -5,8 +5,9 @@
 Runs ``experiment=paper`` for five seeds from 42 on, and where asked its controls, dense (the same
 training without a cut) and one_shot (all of it cut at once). Any override of refine-run passes:
 ``dataset=image_folder dataset.root=DIR`` where CIFAR-10 cannot be downloaded. Writes into home
-``table.md``, ``levels.csv``, ``cycles.csv``, ``curves.png`` and, with controls, ``controls.md``. The
-exit code is 1 if a parameter count is off or a published accuracy lies outside mean ± 3 standard deviations.
+``table.md``, ``levels.csv``, ``cycles.csv``, ``curves.png`` and, with controls, ``controls.md``.
+The exit code is 1 if a parameter count is off or a published accuracy lies outside mean ± 3
+standard deviations.
 """
 
 import csv

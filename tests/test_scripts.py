@@ -34,7 +34,9 @@ def test_the_papers_table(tmp_path):
     assert "| one_shot | 2 |" in (tmp_path / "out" / "controls.md").read_text()
     assert (tmp_path / "out" / "seed-42" / "refinement.png").is_file()
     again = script("reproduce_paper_table.py", *asked, cwd=tmp_path)
-    assert "epoch" not in again.stdout.split("|")[0]  # what has finished is not run again
+    assert "NOT REPRODUCED: cycle 3" in again.stderr
+    assert "Run finished" in done.stdout
+    assert "Run finished" not in again.stdout  # what has finished is not run again
     other = script("reproduce_paper_table.py", *asked, "pruner.ratio=0.3", cwd=tmp_path)
     assert other.returncode == 1
     assert "other settings" in other.stderr
