@@ -22,7 +22,7 @@ def subcommand(*arguments, cwd, code=None, **environment):
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -223,7 +223,7 @@ def test_the_benchmark_prints_its_ratios(tmp_path):
     script = ROOT / "scripts" / "benchmark_training.py"
     done = subprocess.run(
         [sys.executable, str(script), "--rounds", "1", "--images", "256"],
-        capture_output=True, text=True, timeout=200, cwd=tmp_path,
+        capture_output=True, text=True, timeout=600, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for part in ("train and evaluate:", "cut (score, allocate, mask):", "keeping cut weights"):

@@ -16,7 +16,7 @@ SMALL = (
 def script(name, *arguments, cwd):
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts" / name), *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=200,
+        cwd=cwd, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def test_a_wheel_installed_apart_runs_from_elsewhere(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [programs / "refine-run", *SMALL, "trainer.epochs=1", "output_dir=run"],
-        cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=120,
+        cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (elsewhere / "run" / "refinement.png").is_file()
