@@ -19,6 +19,7 @@ from refine.datasets.prepare import Data, prepare
 from refine.device import Precision, choose_device, describe, keep_freed_memory
 from refine.errors import SettingError, TrainingError
 from refine.evaluation.accuracy import in_mode
+from refine.files import uninterrupted
 from refine.optimizer_watch import needs_closure
 from refine.refinement import RuntimeRefinement
 from refine.replay import Replay
@@ -63,8 +64,9 @@ def run(config: DictConfig, display: Display, directory: str | None = None) -> d
         started = time.perf_counter()
         try:
             for row in train(model, data, on_step=display.step, **training):
-                files.record(row)
-                rows.append(row)
+                with uninterrupted():
+                    files.record(row)
+                    rows.append(row)
                 display.show(row)
         except (KeyboardInterrupt, Exception) as error:
             if not rows and isinstance(error, KeyboardInterrupt | SettingError | TrainingError):

@@ -63,6 +63,8 @@ def run(tmp_path):
 def command(monkeypatch, capsys, tmp_path):
     """``refine-run`` with these arguments, in this process and an empty working directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # another test's
     monkeypatch.setenv(cli.FULL_ERROR, "0")  # main changes it; this takes that back
 
     def call(*arguments):

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import signal
 
 import pandas as pd
 import pytest
@@ -28,7 +29,7 @@ def test_every_file_of_the_configuration_runs(option, run, folder_of_digits):
     overrides = [option, *SMALL, "dataset.subset_size=40", "replay.batch_size=5"]
     if option.removeprefix("dataset=") in PUBLIC or option.startswith("experiment="):
         overrides = [option, "dataset=image_folder", f"dataset.root={folder_of_digits}", *SMALL[1:]]
-        overrides += ["dataset.subset_size=40"]
+        overrides += ["dataset.subset_size=40", "schedule.stop=null"]
         assert cli.composed([option]).dataset._target_.startswith("refine.datasets.")
     if option in ("model=vgg16", "model=resnet18"):
         overrides += ["trainer.epochs=1", "dataset.subset_size=10"]
@@ -206,6 +207,23 @@ def test_a_run_stopped_inside_a_cycle_tells_of_the_network_as_it_is(run, tmp_pat
     cut = sum(int((value == 0).sum()) for name, value in weights.items() if name.endswith("weight"))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["active_parameters"] == 582_346 - cut == 495_085
+
+
+def test_ctrl_c_while_a_row_is_written_comes_after_it(run, tmp_path, monkeypatch):
+    from refine.run_directory import RunDirectory
+
+    record = RunDirectory.record
+
+    def interrupted(self, row):
+        record(self, row)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunDirectory, "record", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(*SMALL)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["epochs"]) == ("interrupted", 1)
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 2
 
 
 def test_a_directory_of_other_files_is_left_as_it_is(tmp_path, run):
