@@ -1,18 +1,18 @@
 """How much accuracy does the paper's budget buy at each sparsity?
 
-    python scripts/run_frontier.py [seeds=5] [targets=0.385,0.9,0.95,0.98] [home=DIR] OVERRIDE…
+    python scripts/run_frontier.py [seeds=5] [targets=0.385,0.9,0.95,0.98] OVERRIDE…
 
 Runs ``experiment=frontier`` at every target sparsity for five seeds from 42 on. Any override of
-refine-run passes through, such as ``dataset=image_folder dataset.root=DIR``. What has finished is
-not run again, so that several calls with different targets can share the work, at the same time
-too. Writes ``table.md``, ``levels.csv`` and ``pareto.png``, with the paper's points in it.
+refine-run passes through, such as ``dataset=image_folder dataset.root=DIR``; ``home=DIR`` and
+``workers=N`` are as in scripts/seeds.py. Writes ``table.md``, ``levels.csv`` and ``pareto.png``,
+with the paper's points in it.
 """
 
 import sys
 from pathlib import Path
 
 from reproduce_paper_table import PUBLISHED, write_levels
-from seeds import run_seeds
+from seeds import asked, run_seeds
 
 from refine.files import write_text
 from refine.report import groups, plots
@@ -20,18 +20,19 @@ from refine.report.runs import Run
 
 WANTED = {0.385: 0.78, 0.9: 0.765, 0.95: 0.75, 0.98: 0.72}  # mean test accuracy aimed at
 PARAMETERS = 582_346
-OWN = {"seeds": "5", "home": "results/frontier", "targets": ",".join(map(str, WANTED))}
 
 
 def main(arguments: list[str]) -> int:
-    own = OWN | dict(a.split("=", 1) for a in arguments if a.split("=")[0] in OWN)
-    overrides = [a for a in arguments if a.split("=")[0] not in OWN]
-    home, seeds = Path(own["home"]), list(range(42, 42 + int(own["seeds"])))
-    by_target: dict[str, list[Run]] = {}
-    for target in own["targets"].split(","):
-        settings = ["experiment=frontier", "save_model=false", *overrides]
-        settings.append(f"schedule.target_sparsity={target}")
-        by_target[target], _ = run_seeds(home / "runs" / target, settings, seeds)
+    options, overrides = asked(
+        arguments, home="results/frontier", targets=",".join(map(str, WANTED))
+    )
+    home = Path(options["home"])
+    base = ["experiment=frontier", "save_model=false", *overrides]
+    setups = {
+        target: [*base, f"schedule.target_sparsity={target}"]
+        for target in options["targets"].split(",")
+    }
+    by_target, _ = run_seeds(home / "runs", setups, options)
     text = table({float(target): runs for target, runs in by_target.items()})
     print(f"\n{text}")
     write_text(home / "table.md", text)

@@ -1,9 +1,20 @@
-"""Runs the same experiment for several seeds, one after another in this process; what has finished
-with the same configuration is not run again."""
+"""Runs several set-ups for several seeds, side by side; what has finished with the same
+configuration is not run again.
 
+Options of every script that uses it, beside its own and any override of refine-run:
+
+    seeds=5            from seed 42 on
+    home=DIR           where the results go
+    workers=auto       runs at a time; auto: one a core, each on one thread, or one on a GPU
+"""
+
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
+import torch
 import yaml
 from omegaconf import OmegaConf
 
@@ -12,24 +23,105 @@ from refine.experiment import run
 from refine.report.runs import Run, Unusable, read_run
 from refine.report.terminal import Terminal
 
+FIRST = 42
 
-def run_seeds(home: Path, overrides: list[str], seeds: list[int]) -> tuple[list[Run], float]:
-    """The finished runs below ``home``, one a seed, and the seconds that they took now.
 
-    SystemExit, with one line, for a setting that cannot be followed.
+def asked(arguments: list[str], **own: str) -> tuple[dict[str, str], list[str]]:
+    """The script's own options, with its defaults where they are not given, and the overrides."""
+    own = {"seeds": "5", "workers": "auto"} | own
+    given = dict(entry.split("=", 1) for entry in arguments if entry.split("=")[0] in own)
+    return own | given, [entry for entry in arguments if entry.split("=")[0] not in own]
+
+
+def run_seeds(
+    home: Path, overrides: dict[str, list[str]], options: dict[str, str]
+) -> tuple[dict[str, list[Run]], float]:
+    """The finished runs of every named set-up, one a seed, and the seconds that they took now.
+
+    They lie in ``home/NAME/seed-SEED``. SystemExit, with one line, for a setting that cannot be
+    followed.
     """
     started = time.perf_counter()
-    done = []
-    for seed in seeds:
-        directory = home / f"seed-{seed}"
-        try:
-            config = composed([*overrides, f"seed={seed}", f"output_dir={directory}"])
-            if not _finished(directory, OmegaConf.to_container(config, resolve=True)):
-                run(config, Terminal())
-        except EXPLAINED as error:
-            raise SystemExit(explain(error)) from None
-        done.append(read_run(directory))
-    return done, time.perf_counter() - started
+    seeds = range(FIRST, FIRST + _whole("seeds", options["seeds"]))
+    places = {name: [home / name / f"seed-{seed}" for seed in seeds] for name in overrides}
+    jobs = []
+    for name, own in overrides.items():
+        for seed, place in zip(seeds, places[name], strict=True):
+            job = [*own, f"seed={seed}", f"output_dir={place}"]
+            try:
+                config = composed(job)
+            except EXPLAINED as error:
+                raise SystemExit(explain(error)) from None
+            if not _finished(place, OmegaConf.to_container(config, resolve=True)):
+                jobs.append(job)
+    if jobs:
+        _run_all(jobs, options["workers"], on_cpu=config.device in ("auto", "cpu"))
+    runs = {name: [read_run(place) for place in own] for name, own in places.items()}
+    return runs, time.perf_counter() - started
+
+
+def _run_all(jobs: list[list[str]], asked_for: str, on_cpu: bool) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    on_cpu = on_cpu and not torch.cuda.is_available()
+    workers = _whole("workers", str(cores if on_cpu else 1) if asked_for == "auto" else asked_for)
+    if workers == 1:
+        for job in jobs:
+            if problem := _run(job, Terminal()):
+                raise SystemExit(problem)
+        return
+    done, context = 0, get_context("spawn")
+    full = len(jobs) // workers * workers  # what is left over shares the threads among fewer
+    for part in (jobs[:full], jobs[full:]):
+        if not part:
+            continue
+        size = min(workers, len(part))
+        threads = max(1, cores // size)
+        with ProcessPoolExecutor(size, context, torch.set_num_threads, (threads,)) as pool:
+            running = {pool.submit(_run, job): Path(job[-1].partition("=")[2]) for job in part}
+            for future in as_completed(running):
+                if problem := future.result():
+                    pool.shutdown(cancel_futures=True)
+                    raise SystemExit(problem)
+                done += 1
+                place = running[future]
+                end = read_run(place).end
+                print(
+                    f"{done} of {len(jobs)}  {place.parent.name} {place.name}: test accuracy "
+                    f"{end.test_accuracy:.2%} at {end.sparsity:.1%} sparsity",
+                    flush=True,
+                )
+
+
+class _Quiet:
+    """Runs side by side would write over each other's bars."""
+
+    def begin(self, headline, epochs):
+        pass
+
+    def step(self, step, steps):
+        pass
+
+    def show(self, row):
+        pass
+
+    def end(self, summary, directory):
+        pass
+
+
+def _run(job: list[str], display=None) -> str | None:
+    """Does one run; what is wrong with its settings, if anything is."""
+    try:
+        run(composed(job), display or _Quiet())
+    except EXPLAINED as error:
+        return explain(error)
+    except KeyboardInterrupt:
+        return "interrupted"
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise SystemExit(f"{name}: must be a whole number from 1 on, not {text!r}")
+    return int(text)
 
 
 def _finished(directory: Path, config: dict) -> bool:

@@ -38,5 +38,6 @@ def test_simple_cnn_is_the_usual_order_of_layers():
         convolution, norm = getattr(model, f"conv{number}"), getattr(model, f"bn{number}")
         usual = F.relu(norm(convolution(usual)))
         usual = F.max_pool2d(usual, 2) if number < 3 else usual
-    usual = model.fc2(F.relu(model.fc1(usual.flatten(1))))
+    usual = usual.permute(0, 2, 3, 1).flatten(1)  # as it lies in memory, channels last
+    usual = model.fc2(F.relu(model.fc1(usual)))
     assert torch.allclose(model(x), usual, atol=1e-6)

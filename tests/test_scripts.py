@@ -35,8 +35,8 @@ def test_the_papers_table(tmp_path):
     assert (tmp_path / "out" / "seed-42" / "refinement.png").is_file()
     again = script("reproduce_paper_table.py", *asked, cwd=tmp_path)
     assert "NOT REPRODUCED: cycle 3" in again.stderr
-    assert "Run finished" in done.stdout
-    assert "Run finished" not in again.stdout  # what has finished is not run again
+    assert "6 of 6  " in done.stdout
+    assert "of 6" not in again.stdout  # what has finished is not run again
     other = script("reproduce_paper_table.py", *asked, "pruner.ratio=0.3", cwd=tmp_path)
     assert other.returncode == 1
     assert "other settings" in other.stderr
