@@ -83,13 +83,18 @@ def table(by_name: dict[str, list[Run]], setups: dict[str, list[str]]) -> str:
         less = groups.spread([validation_accuracy(run) - whole[run.seed] for run in runs])
         sparsity = groups.spread([run.end.sparsity for run in runs]).mean
         changed = " ".join(entry for entry in setups[name] if entry not in setups[WHOLE])
-        difference = "" if name == WHOLE else f"{100 * less.mean:+.2f}{_plus_minus(less.half_width)}"
+        difference = (
+            "" if name == WHOLE else f"{100 * less.mean:+.2f}{_plus_minus(less.half_width)}"
+        )
         lines.append(
             f"| {name} | {changed and f'`{changed}`'} | {100 * own.mean:.2f}"
             f"{_plus_minus(own.deviation)} | {100 * sparsity:.1f} | {difference} |"
         )
     count = len(whole)
-    lines += ["", f"{count} seeds from {min(whole)} on; 8,000 training and 2,000 validation images."]
+    lines += [
+        "",
+        f"{count} seeds from {min(whole)} on; 8,000 training and 2,000 validation images.",
+    ]
     return "\n".join(lines) + "\n"
 
 
