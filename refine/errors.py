@@ -15,6 +15,18 @@ class TrainingError(Exception):
     """Training that cannot go on, such as a loss that is no longer a number."""
 
 
+class Stop(BaseException):
+    """Ends a run on request at the step or row where it is raised; what was measured is kept.
+
+    ``status`` goes into the summary: how the run ended. Not an Exception, as KeyboardInterrupt is
+    none: nobody's own code shall take it for a failure.
+    """
+
+    def __init__(self, status: str, reason: str):
+        super().__init__(reason)
+        self.status = status
+
+
 class ReportError(Exception):
     """A report that cannot be made: why, and what would be right."""
 

@@ -17,7 +17,7 @@ from refine.checkpoint import save_model
 from refine.config import validate
 from refine.datasets.prepare import Data, prepare
 from refine.device import Precision, choose_device, describe, keep_freed_memory
-from refine.errors import SettingError, TrainingError
+from refine.errors import SettingError, Stop, TrainingError
 from refine.evaluation.accuracy import in_mode
 from refine.files import uninterrupted
 from refine.optimizer_watch import needs_closure
@@ -68,8 +68,10 @@ def run(config: DictConfig, display: Display, directory: str | None = None) -> d
                     files.record(row)
                     rows.append(row)
                 display.show(row)
-        except (KeyboardInterrupt, Exception) as error:
-            if not rows and isinstance(error, KeyboardInterrupt | SettingError | TrainingError):
+        except (KeyboardInterrupt, Stop, Exception) as error:
+            if not rows and not isinstance(error, Exception):
+                raise
+            if not rows and isinstance(error, SettingError | TrainingError):
                 raise
             if not rows:
                 raise SettingError("model", f"cannot be trained: {error}") from error
@@ -218,6 +220,14 @@ def _reason(error: BaseException) -> str:
     return str(error) or ("interrupted" if isinstance(error, KeyboardInterrupt) else repr(error))
 
 
+def _status(stopped: BaseException | None) -> str:
+    if isinstance(stopped, Stop):
+        return stopped.status
+    if isinstance(stopped, KeyboardInterrupt):
+        return "interrupted"
+    return "failed" if stopped else "finished"
+
+
 def _summary(
     rows: list[EpochRow | CycleRow],
     refinement: RuntimeRefinement,
@@ -229,9 +239,8 @@ def _summary(
     last = [row for row in rows if isinstance(row, EpochRow)][-1]
     final = rows[-1]
     cut_last = isinstance(final, CycleRow)
-    status = "interrupted" if isinstance(stopped, KeyboardInterrupt) else "failed"
     return {
-        "status": status if stopped else "finished",
+        "status": _status(stopped),
         "reason": _reason(stopped) if stopped else None,
         "epochs": last.epoch,
         "cycles": refinement.cycles,
