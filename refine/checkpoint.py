@@ -1,11 +1,192 @@
-"""How is a network saved?"""
+"""What does a run consist of, and how is it saved and loaded, whole or not at all?
 
+A checkpoint is a dictionary of tensors, numbers and text in torch's format, behind a line with its
+SHA-256: damage is seen before anything is read, and reading it executes nothing.
+"""
+
+import errno
+import hashlib
+import io
+import random
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors.torch
+import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
+from refine.errors import SettingError
 from refine.files import written_whole
+from refine.refinement import RuntimeRefinement
+from refine.replay import Replay
+from refine.rows import CHECKPOINT_FILES, CycleRow, EpochRow
+from refine.trainer import Position, Stepper
+
+MAGIC = b"runtime-refinement checkpoint 1, sha256 "
+Rows = list[EpochRow | CycleRow]
+
+
+class Damaged(Exception):
+    """Why a checkpoint cannot be read."""
+
+
+@dataclass
+class Parts:
+    """What changes while a run goes on; ``rows`` is what it has measured so far.
+
+    lr_steps: how often ``lr_scheduler`` has been stepped at a position.
+    """
+
+    stepper: Stepper
+    lr_scheduler: LRScheduler
+    lr_steps: Callable[[Position], int]
+    refinement: RuntimeRefinement
+    replay: Replay
+    generator: torch.Generator
+    position: Position
+    rows: Rows = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, to be saved; not a copy."""
+        model = self.refinement.model
+        return {
+            "model": model.state_dict(),
+            "alive": dict(self.refinement.masks),
+            "cycles": self.refinement.cycles,
+            "optimizer": self.stepper.optimizer.state_dict()["state"],
+            "scaler": self.stepper.precision.state_dict(),
+            "order": self.generator.get_state(),
+            "replay": self.replay.generator.get_state(),
+            "random": _random_state(),
+            "position": vars(self.position),
+            "epochs": [asdict(row) for row in self.rows if isinstance(row, EpochRow)],
+            "cycle_rows": [asdict(row) for row in self.rows if isinstance(row, CycleRow)],
+        }
+
+    def restore_(self, state: dict[str, Any]) -> None:
+        """Brings all of it to where ``state`` was taken.
+
+        The learning rate follows its curve from the start again, so that a run of more epochs than
+        before has the rates of the longer curve from here on.
+        """
+        self.refinement.model.load_state_dict(state["model"])
+        masks = self.refinement.masks
+        cut = {name: ~alive.to(masks[name].device) for name, alive in state["alive"].items()}
+        masks.cut_({name: gone for name, gone in cut.items() if gone.any()})
+        self.refinement.cycles = state["cycles"]
+        position = Position(**state["position"])
+        for sums in (position.losses, position.right):
+            sums[:] = [value.to(self.refinement.device) for value in sums]
+        vars(self.position).update(vars(position))
+        with warnings.catch_warnings():  # there is no optimizer step between these
+            warnings.simplefilter("ignore")
+            for _ in range(self.lr_steps(position)):
+                self.lr_scheduler.step()
+        optimizer = self.stepper.optimizer
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        self.stepper.precision.load_state_dict(state["scaler"])
+        self.generator.set_state(state["order"])
+        self.replay.generator.set_state(state["replay"])
+        _set_random_state(state["random"])
+        self.rows[:] = rows(state)
+
+
+def rows(state: dict[str, Any]) -> Rows:
+    """What had been measured, in its order: an epoch, then the cycle after it."""
+    found: Rows = [EpochRow(**row) for row in state["epochs"]]
+    found += [CycleRow(**row) for row in state["cycle_rows"]]
+    return sorted(found, key=lambda row: (row.epoch, isinstance(row, CycleRow)))
+
+
+class Checkpoints:
+    """The two checkpoints of a run's directory: the latest, and the one before it."""
+
+    def __init__(self, directory: Path):
+        self.latest, self.before = (directory / name for name in CHECKPOINT_FILES)
+        self._proven = False  # that what is saved here can be loaded
+        self._latest_is_whole = True
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Saves ``state``; the checkpoint before it stays until this one is whole."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getbuffer()
+        if not self._proven:
+            _prove(content)
+            self._proven = True
+        with written_whole(self.latest) as part:
+            with part.open("wb") as file:
+                file.write(MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n")
+                file.write(content)
+            if self._latest_is_whole and self.latest.exists():
+                self.latest.replace(self.before)
+        self._latest_is_whole = True
+
+    def load(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The latest checkpoint that is whole, if there is one, and what is wrong with the
+        others."""
+        problems = []
+        for path in (self.latest, self.before):
+            try:
+                state = read(path)
+            except FileNotFoundError:
+                continue
+            except Damaged as reason:
+                problems.append(f"{path} {reason}")
+                self._latest_is_whole = False
+            else:
+                return state, problems
+        return None, problems
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint file, on the CPU; Damaged if it is not what was written."""
+    content = path.read_bytes()
+    head, _, body = content.partition(b"\n")
+    if not head.startswith(MAGIC):
+        raise Damaged("is no checkpoint, or cut short")
+    if hashlib.sha256(body).hexdigest().encode() != head.removeprefix(MAGIC):
+        raise Damaged("is damaged: its checksum is another")
+    try:
+        return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception as error:  # a forged checksum; torch refuses in several ways
+        raise Damaged(f"cannot be read: {str(error).splitlines()[0]:.100}") from error
+
+
+def _prove(content: memoryview) -> None:
+    try:
+        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise SettingError(
+            "checkpoint.every",
+            "the state of this model or optimizer holds more than tensors, numbers and text and "
+            f"could not be loaded again ({str(error).splitlines()[0]:.80}); 0 saves no checkpoints",
+        ) from error
+
+
+def _random_state() -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():  # else it goes on on another machine
+        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def save_model(model: nn.Module, path: Path) -> None:
@@ -15,4 +196,7 @@ def save_model(model: nn.Module, path: Path) -> None:
     share their memory are written once.
     """
     with written_whole(path) as part:
-        safetensors.torch.save_model(model, str(part))
+        try:
+            safetensors.torch.save_model(model, str(part))
+        except safetensors.SafetensorError as error:  # how it says that the disk is full
+            raise OSError(errno.EIO, str(error)) from error

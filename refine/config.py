@@ -4,6 +4,8 @@ The values are in ``conf/``; ``--help`` and the error texts are made from here. 
 imports neither torch nor Hydra.
 """
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -140,6 +142,10 @@ class TrainerConfig:
     batch_size: int = setting("images a training step", at_least=1)
     precision: str = setting("arithmetic of forward and backward pass", choices=PRECISIONS)
     label_smoothing: float = setting("of the cross-entropy", at_least=0, below=1)
+    deterministic: bool = setting(
+        "the same bits every time on a GPU too, slower (a CPU's are, for as many threads)",
+        default=False,
+    )
     optimizer: dict[str, Any] = node(
         "any torch optimizer without a closure: _target_ and its arguments"
     )
@@ -147,6 +153,24 @@ class TrainerConfig:
         "any torch scheduler of a fixed curve; per: stepped each batch or epoch; the value `total` "
         "stands for the number of its steps in the run"
     )
+
+
+@dataclass
+class CheckpointConfig:
+    """What a killed run goes on from."""
+
+    every: int = setting(
+        "epochs from one checkpoint to the next, before and after each cycle too; 0: none",
+        at_least=0,
+        default=1,
+    )
+
+
+@dataclass
+class SweepConfig:
+    """Of refine-run -m."""
+
+    dry_run: bool = setting("list the jobs and what would be done with each", default=False)
 
 
 @dataclass
@@ -165,12 +189,17 @@ class RunConfig:
         "results/sweeps/<date>/<time>/<overrides>"
     )
     save_model: bool = setting("leave model.safetensors in the run's directory")
+    resume: str | None = setting(
+        "directory of a run to go on with, also with a larger trainer.epochs", default=None
+    )
     model: dict[str, Any] = node("any callable: _target_ and its arguments")
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 # Nodes of fixed keys; what else stands in the others is an argument of their _target_.
@@ -200,6 +229,30 @@ def settings(schema: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + entry.name, entry
     for entry in below:
         yield from settings(entry.type, f"{prefix}{entry.name}.")
+
+
+# Where and how a run is made, not what it is.
+APART = ("output_dir", "dataset.root", "device", "save_model", "resume", "checkpoint", "sweep")
+
+
+def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a nested dictionary with its dotted name."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def fingerprint(config: DictConfig) -> str:
+    """Eight hexadecimal digits that two configurations share if they make the same run."""
+    values = {
+        name: value
+        for name, value in flat(OmegaConf.to_container(config, resolve=True))
+        if not any(name == entry or name.startswith(f"{entry}.") for entry in APART)
+    }
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def allowed(entry: Any) -> str:

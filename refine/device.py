@@ -1,6 +1,7 @@
 """Where does a run compute, and in which precision?"""
 
 import ctypes
+import os
 import platform
 import sys
 from contextlib import AbstractContextManager
@@ -37,6 +38,14 @@ def describe(device: torch.device) -> str:
     return str(device)
 
 
+def share_of(name: str, job: int, workers: int) -> str:
+    """The device of a run that shares its machine with others, ``workers`` at a time: with several
+    GPUs each has its own, in turn."""
+    if workers != 1 and name in ("auto", "cuda") and torch.cuda.device_count() > 1:
+        return f"cuda:{job % torch.cuda.device_count()}"
+    return name
+
+
 def keep_freed_memory() -> None:
     """Tells glibc to keep large freed blocks instead of returning them to the system.
 
@@ -48,6 +57,15 @@ def keep_freed_memory() -> None:
         M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def be_deterministic(wanted: bool) -> None:
+    """Whether only operations that give the same bits every time may be used. On a CPU that is so
+    anyway, for an equal number of threads."""
+    if wanted:  # cuBLAS reads it as CUDA starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = False
 
 
 class Precision:
@@ -77,6 +95,15 @@ class Precision:
         """One step of ``optimizer`` on the gradients, unscaled; skipped if they overflowed."""
         self._scaler.step(optimizer)
         self._scaler.update()
+
+    def state_dict(self) -> dict:
+        """The scale of the gradients, where there is one."""
+        return self._scaler.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes the scale over from a ``state_dict``; an empty one changes nothing."""
+        if state and self._scaler.is_enabled():
+            self._scaler.load_state_dict(state)
 
 
 def _auto(device: torch.device) -> str:

@@ -4,19 +4,26 @@ import dataclasses
 import logging
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from refine.build import build, function, parameters_of
-from refine.checkpoint import save_model
+from refine.checkpoint import Checkpoints, Parts, save_model
 from refine.config import validate
 from refine.datasets.prepare import Data, prepare
-from refine.device import Precision, choose_device, describe, keep_freed_memory
+from refine.device import (
+    Precision,
+    be_deterministic,
+    choose_device,
+    describe,
+    keep_freed_memory,
+)
 from refine.errors import SettingError, Stop, TrainingError
 from refine.evaluation.accuracy import in_mode
 from refine.files import uninterrupted
@@ -24,9 +31,10 @@ from refine.optimizer_watch import needs_closure
 from refine.refinement import RuntimeRefinement
 from refine.replay import Replay
 from refine.report.figure import draw_run
-from refine.rows import CycleRow, EpochRow
+from refine.rows import EPOCHS_FILE, CycleRow, EpochRow
 from refine.run_directory import RunDirectory
-from refine.trainer import Stepper, train
+from refine.signals import Signals
+from refine.trainer import Position, Stepper, train
 
 log = logging.getLogger("refine")
 
@@ -40,38 +48,75 @@ class Display(Protocol):
     def end(self, summary: dict[str, Any], directory: Path) -> None: ...
 
 
-def run(config: DictConfig, display: Display, directory: str | None = None) -> dict[str, Any]:
+def run(
+    config: DictConfig, display: Display, directory: str | None = None, *, again: bool = False
+) -> dict[str, Any]:
     """Runs what ``config`` says and returns the summary that it also leaves in the run's directory.
+
+    ``again``: the directory may hold an earlier part of the same run. Then it goes on from the last
+    checkpoint, or begins anew where there is none; ``config.resume`` insists on one.
 
     SettingError for a setting that cannot be followed; then nothing is left. Whatever
     stops it after the first epoch leaves what was measured, with summary and figure; the saved
-    network is then as it was when it stopped.
+    network is then as it was when it stopped. Stop with the status "preempted" leaves a checkpoint
+    and no summary: the run has not ended.
     """
     validate(config)
     device = choose_device(config.device)
+    be_deterministic(config.trainer.deterministic)
     precision = Precision(config.trainer.precision, device)
-    with RunDirectory(directory or config.output_dir) as files:
+    again = again or config.resume is not None
+    with (
+        RunDirectory(config.resume or directory or config.output_dir, again=again) as files,
+        Signals() as signals,
+    ):
         _seed(config.seed)
         keep_freed_memory()
+        checkpoints = Checkpoints(files.path)
+        state = _earlier(config, files.path, checkpoints) if again else None
         data = prepare(config.dataset, config.seed, device)
         model = build_model(config.model, data, device)
-        training = _training(config, model, data, precision)
+        training, parts = _training(config, model, data, precision, signals.check)
+        earlier_seconds = state["seconds"] if state else 0.0
+        if state:
+            _restore_(parts, state, config)
+        if again:
+            files.begin_again(parts.rows)
         files.describe(config, {"device": describe(device), "precision": precision.name})
         display.begin(_headline(config, data, device, precision), config.trainer.epochs)
 
-        rows: list[EpochRow | CycleRow] = []
+        at, rows, every = parts.position, parts.rows, config.checkpoint.every
         stopped: BaseException | None = None
-        started = time.perf_counter()
+        started = time.perf_counter() - earlier_seconds
+
+        def save() -> None:
+            checkpoints.save(parts.state() | {"seconds": time.perf_counter() - started})
+
+        def on_step(step: int, steps: int) -> None:
+            display.step(step, steps)
+            signals.check()
+
         try:
-            for row in train(model, data, on_step=display.step, **training):
+            if every and not state:
+                save()
+            for row in train(model, data, on_step=on_step, **training):
                 with uninterrupted():
                     files.record(row)
                     rows.append(row)
                 display.show(row)
+                due = not at.cycled and training["schedule"].due(at.epoch) is not None
+                if every and (due or at.epoch % every == 0 or at.epoch == config.trainer.epochs):
+                    save()
         except (KeyboardInterrupt, Stop, Exception) as error:
+            if isinstance(error, Stop) and every and not at.in_cycle:
+                save()
+            if isinstance(error, Stop) and error.status == "preempted":
+                files.keep = every > 0
+                log.warning("%s; refine-run resume=%s goes on from here", error, files.path)
+                raise
             if not rows and not isinstance(error, Exception):
                 raise
-            if not rows and isinstance(error, SettingError | TrainingError):
+            if not rows and isinstance(error, SettingError | TrainingError | OSError):
                 raise
             if not rows:
                 raise SettingError("model", f"cannot be trained: {error}") from error
@@ -79,16 +124,52 @@ def run(config: DictConfig, display: Display, directory: str | None = None) -> d
             log.error("%s", _reason(error))
             log.debug("where it stopped", exc_info=error)
 
-        seconds = time.perf_counter() - started
-        summary = _summary(rows, training["refinement"], stopped, seconds)
-        draw_run(files.path)
-        if config.save_model:
-            save_model(model, files.path / "model.safetensors")
+        summary = _summary(rows, training["refinement"], time.perf_counter() - started)
+        try:
+            draw_run(files.path)
+            if config.save_model:
+                save_model(model, files.path / "model.safetensors")
+        except OSError as error:  # such as a full disk
+            stopped = stopped or error
+        summary |= {"status": _status(stopped), "reason": _reason(stopped) if stopped else None}
         files.summarize(summary)
+        if stopped is None:
+            checkpoints.before.unlink(missing_ok=True)  # one is enough to go on to more epochs
         display.end(summary, files.path)
         if stopped is not None:
             raise stopped
         return summary
+
+
+def _earlier(config: DictConfig, directory: Path, checkpoints: Checkpoints) -> dict | None:
+    """What an earlier part of the run has left to go on from, if anything."""
+    state, problems = checkpoints.load()
+    for problem in problems:
+        log.warning("%s", problem)
+    if state:
+        log.info("going on after epoch %d of %s", state["position"]["epoch"], directory)
+    elif config.resume and (problems or (directory / EPOCHS_FILE).exists()):
+        what = "; ".join(problems) or "it was run with checkpoint.every=0"
+        raise SettingError(
+            "resume",
+            f"there is nothing to go on from in {directory}: {what}. "
+            f"refine-run --config-path {directory} runs it anew",
+        )
+    return state
+
+
+def _restore_(parts: Parts, state: dict[str, Any], config: DictConfig) -> None:
+    epoch, epochs = state["position"]["epoch"], config.trainer.epochs
+    if epoch + (state["position"]["step"] > 0) > epochs:
+        raise SettingError(
+            "trainer.epochs", f"is {epochs}, and this run has done {epoch}; set it higher"
+        )
+    try:
+        parts.restore_(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise SettingError(
+            "resume", f"the checkpoint does not fit this network and recipe: {error!s:.200}"
+        ) from error
 
 
 def build_model(node: DictConfig, data: Data, device: torch.device) -> nn.Module:
@@ -116,19 +197,22 @@ def build_model(node: DictConfig, data: Data, device: torch.device) -> nn.Module
     return model
 
 
-def build_refinement(
-    config: DictConfig, model: nn.Module, stepper: Stepper, precision: Precision
-) -> RuntimeRefinement:
-    """The refinement that the nodes ``pruner`` and ``replay`` describe."""
-    pruner, replay = config.pruner, config.replay
-    memory = Replay(
-        function("replay.selection", replay.selection, "refine.replay"),
-        replay.buffer_size,
-        replay.steps,
-        replay.batch_size,
-        seed=config.seed,
+def build_replay(node: DictConfig, seed: int, precision: Precision) -> Replay:
+    """The memory that a ``replay`` node describes."""
+    return Replay(
+        function("replay.selection", node.selection, "refine.replay"),
+        node.buffer_size,
+        node.steps,
+        node.batch_size,
+        seed=seed,
         autocast=precision.autocast,
     )
+
+
+def build_refinement(
+    pruner: DictConfig, model: nn.Module, replay: Replay, step: Callable[[Tensor, Tensor], Tensor]
+) -> RuntimeRefinement:
+    """The refinement that a ``pruner`` node describes; ``step`` is one step of its replay."""
     importance = function("pruner.importance", pruner.importance, "refine.pruning.importance")
     allocation = function("pruner.allocation", pruner.allocation, "refine.pruning.allocation")
     try:
@@ -136,9 +220,9 @@ def build_refinement(
             model,
             importance=importance,
             allocation=allocation,
-            replay=memory.batches,
+            replay=replay.batches,
             downscale_factor=pruner.downscale_factor,
-            step=lambda images, labels: stepper(images, labels)[0],
+            step=step,
         )
     except ValueError as error:
         raise SettingError("model", str(error)) from error
@@ -172,13 +256,26 @@ def build_training(
 
 
 def _training(
-    config: DictConfig, model: nn.Module, data: Data, precision: Precision
-) -> dict[str, Any]:
+    config: DictConfig,
+    model: nn.Module,
+    data: Data,
+    precision: Precision,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, Any], Parts]:
+    """What ``train`` is given, and what of it changes as it goes on. ``check`` is called after
+    every step of a replay."""
     trainer = config.trainer
     generator = torch.Generator().manual_seed(config.seed)
     steps = len(data.training(trainer.batch_size, generator))
     stepper, lr_scheduler = build_training(config, model, steps, precision)
-    refinement = build_refinement(config, model, stepper, precision)
+    replay = build_replay(config.replay, config.seed, precision)
+
+    def replay_step(images: Tensor, labels: Tensor) -> Tensor:
+        loss, _ = stepper(images, labels)
+        check()
+        return loss
+
+    refinement = build_refinement(config.pruner, model, replay, replay_step)
     given = {
         "ratio": config.pruner.ratio,
         "epochs": trainer.epochs,
@@ -188,16 +285,27 @@ def _training(
     due = [epoch for epoch in range(1, trainer.epochs + 1) if schedule.due(epoch) is not None]
     if not due and not config.schedule._target_.endswith(".Never"):
         log.warning("no cycle is due in %d epochs; see schedule.interval", trainer.epochs)
+    per = trainer.lr_scheduler.get("per", "epoch")
+    position = Position()
     return {
         "stepper": stepper,
         "lr_scheduler": lr_scheduler,
-        "scheduler_per": trainer.lr_scheduler.get("per", "epoch"),
+        "scheduler_per": per,
         "refinement": refinement,
         "schedule": schedule,
         "epochs": trainer.epochs,
         "batch_size": trainer.batch_size,
         "generator": generator,
-    }
+        "position": position,
+    }, Parts(
+        stepper=stepper,
+        lr_scheduler=lr_scheduler,
+        lr_steps=lambda at: at.epoch * steps + at.step if per == "batch" else at.epoch,
+        refinement=refinement,
+        replay=replay,
+        generator=generator,
+        position=position,
+    )
 
 
 def _seed(seed: int) -> None:
@@ -229,10 +337,7 @@ def _status(stopped: BaseException | None) -> str:
 
 
 def _summary(
-    rows: list[EpochRow | CycleRow],
-    refinement: RuntimeRefinement,
-    stopped: BaseException | None,
-    seconds: float,
+    rows: list[EpochRow | CycleRow], refinement: RuntimeRefinement, seconds: float
 ) -> dict[str, Any]:
     """The final figures: counts of the network as it is, accuracies as last measured. A cycle after
     the last epoch has the last word on what it changed."""
@@ -240,8 +345,8 @@ def _summary(
     final = rows[-1]
     cut_last = isinstance(final, CycleRow)
     return {
-        "status": _status(stopped),
-        "reason": _reason(stopped) if stopped else None,
+        "status": None,  # as it ends
+        "reason": None,
         "epochs": last.epoch,
         "cycles": refinement.cycles,
         "test_accuracy": final.test_accuracy_after_replay if cut_last else last.test_accuracy,

@@ -12,16 +12,52 @@ from pathlib import Path
 def written_whole(path: Path) -> Iterator[Path]:
     """Yields a neighbour of ``path`` to write to; it takes the name ``path`` once it is on disk.
 
-    A reader sees the old file or the new one, never a part; on an error the old one stays.
+    A reader sees the old file or the new one, never a part; on an error the old one stays. The
+    name is on disk too when this returns.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield part
+        with _naming(path):
+            yield part
         with part.open("rb") as written:
             os.fsync(written.fileno())
         part.replace(path)
+        _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _sync(directory: Path) -> None:
+    if os.name == "posix":  # elsewhere a directory cannot be opened
+        entry = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(entry)
+        finally:
+            os.close(entry)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An OSError names the file; one of a full disk does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def append_text(path: Path, text: str) -> None:
+    """Appends ``text`` to ``path`` and to the disk; all of it, or on an error none."""
+    with _naming(path), path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            left = memoryview(text.encode())
+            while left:  # a nearly full disk takes a part of it and says so only then
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            os.truncate(path, size)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

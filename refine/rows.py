@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 EPOCHS_FILE, CYCLES_FILE = "metrics.csv", "cycles.csv"
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
-LOG_FILE, FIGURE_FILE = "run.log", "refinement.png"
+LOG_FILE, FIGURE_FILE, LOCK_FILE = "run.log", "refinement.png", ".lock"
+CHECKPOINT_FILES = ("checkpoint.pt", "checkpoint.before.pt")  # the latest, the one before it
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """What does a run leave, and where?
 
 A run owns its directory: it makes it, never takes another run's, and removes it again if it fails
-before it has measured anything.
+before it has measured anything. While it runs it holds a lock there, which the system takes back
+from a process that dies.
 """
 
+import contextlib
 import csv
+import io
 import json
 import logging
 import math
-import os
 import platform
 import subprocess
 import sys
@@ -18,16 +20,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 import refine
 from refine.errors import SettingError
-from refine.files import write_text
+from refine.files import append_text, write_text
 from refine.rows import (
+    CHECKPOINT_FILES,
     CONFIG_FILE,
     CYCLES_FILE,
     EPOCHS_FILE,
     FIGURE_FILE,
+    LOCK_FILE,
     LOG_FILE,
     SUMMARY_FILE,
     CycleRow,
@@ -35,42 +40,50 @@ from refine.rows import (
 )
 
 log = logging.getLogger("refine")
+TABLES = {EpochRow: EPOCHS_FILE, CycleRow: CYCLES_FILE}
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "safetensors")
+ENVIRONMENT_FILE = "environment.json"
 FILES = (
-    EPOCHS_FILE, CYCLES_FILE, SUMMARY_FILE, LOG_FILE, FIGURE_FILE, CONFIG_FILE,
-    "environment.json", "model.safetensors",
+    EPOCHS_FILE, CYCLES_FILE, SUMMARY_FILE, LOG_FILE, FIGURE_FILE, CONFIG_FILE, ENVIRONMENT_FILE,
+    LOCK_FILE, "model.safetensors", *CHECKPOINT_FILES,
 )  # fmt: skip
 # What makes a resolved configuration one that refine-run takes: --config-path RUN_DIRECTORY.
 RERUN_HEADER = """\
 # This run's configuration, resolved. The same run again: refine-run --config-path DIRECTORY
+# To go on with it: refine-run resume=DIRECTORY
 defaults:
   - schema
   - _self_
   - override hydra/job_logging: none
+  - override hydra/hydra_logging: none
 
 hydra:
-  job:
-    name: refine-run
-    config: {override_dirname: {exclude_keys: [output_dir, dataset.root, device, save_model]}}
+  job: {name: refine-run}
   output_subdir: null
   run: {dir: .}
-  sweep:
-    dir: results/sweeps/${now:%Y-%m-%d}/${now:%H-%M-%S}
-    subdir: ${hydra.job.override_dirname}
+  sweep: {dir: ., subdir: .}
 
 """
+
+
+class Busy(SettingError):
+    """A run's directory in which another process is running."""
 
 
 class RunDirectory:
     """A run's own directory, made at once; a context that keeps ``run.log``.
 
     ``path=None`` means ``results/runs/<date>/<time>`` below the working directory. SettingError if
-    the path is taken or cannot be written.
+    the path is taken or cannot be written. ``again``: it may hold an earlier part of this run; then
+    it stays whatever happens, and a failure is recorded in it.
     """
 
-    def __init__(self, path: str | None):
-        self.path, self._made = _claim(path)
+    def __init__(self, path: str | None, *, again: bool = False):
+        self._again = again
+        self.keep = again  # also if nothing was measured
+        self.path, self._lock, self._made = _claim(path, again)
         self._columns: dict[type, list[str]] = {}
+        self._ended = False
         self._handler = logging.FileHandler(self.path / LOG_FILE, encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._handler)
@@ -80,40 +93,64 @@ class RunDirectory:
         return self
 
     def __exit__(self, kind: type | None, error: object, traceback: object) -> None:
+        if isinstance(error, Exception) and self._again and not self._ended:
+            log.debug("where it failed", exc_info=error)
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                self.summarize({"status": "failed", "reason": str(error) or repr(error)})
         log.removeHandler(self._handler)
         self._handler.close()
-        if kind is not None and EpochRow not in self._columns:  # nothing was measured
+        if kind is not None and EpochRow not in self._columns and not self.keep:
             self._discard()
+        self._lock.release()
 
     def describe(self, config: DictConfig, environment: dict[str, Any]) -> None:
-        """Writes ``config.yaml`` (resolved) and ``environment.json``."""
+        """Writes ``config.yaml`` (resolved) and ``environment.json``, in which every later part of
+        the run is added under ``resumed``."""
         settings = OmegaConf.to_container(config, resolve=True)
-        settings["output_dir"] = None  # the same run again has a directory of its own
+        settings |= {"output_dir": None, "resume": None}  # the same run again has its own
         write_text(self.path / CONFIG_FILE, RERUN_HEADER + OmegaConf.to_yaml(settings))
-        write_text(self.path / "environment.json", _json(versions() | environment))
+        now = versions() | environment
+        path = self.path / ENVIRONMENT_FILE
+        if path.exists():
+            first = json.loads(path.read_text(encoding="utf-8"))
+            now = first | {"resumed": [*first.get("resumed", []), now]}
+        write_text(path, _json(now))
+
+    def begin_again(self, rows: list[EpochRow | CycleRow]) -> None:
+        """Makes the tables hold ``rows`` and no others, and the run one that has not ended."""
+        (self.path / SUMMARY_FILE).unlink(missing_ok=True)
+        for kind, name in TABLES.items():
+            own = [row for row in rows if isinstance(row, kind)]
+            if own:
+                write_text(self.path / name, "".join(self._lines(row) for row in own))
+            else:
+                (self.path / name).unlink(missing_ok=True)
 
     def record(self, row: EpochRow | CycleRow) -> None:
-        """Appends a row to ``metrics.csv`` or ``cycles.csv`` and flushes it to the disk."""
+        """Appends a row to ``metrics.csv`` or ``cycles.csv`` and to the disk."""
+        append_text(self.path / TABLES[type(row)], self._lines(row))
+
+    def _lines(self, row: EpochRow | CycleRow) -> str:
+        """The row as a line of CSV, after the header if it is the first of its kind."""
         values = asdict(row)
-        path = self.path / (EPOCHS_FILE if isinstance(row, EpochRow) else CYCLES_FILE)
         first = type(row) not in self._columns
         if first:  # optional columns are there if the first row has them
             optional = {entry.name for entry in fields(row) if entry.name.startswith("validation_")}
             self._columns[type(row)] = [
                 name for name in values if name not in optional or values[name] is not None
             ]
+        text = io.StringIO()
         columns = self._columns[type(row)]
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-            if first:
-                writer.writeheader()
-            writer.writerow(values)
-            file.flush()
-            os.fsync(file.fileno())
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+        if first:
+            writer.writeheader()
+        writer.writerow(values)
+        return text.getvalue()
 
     def summarize(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json``; only a run that has ended has one."""
         write_text(self.path / SUMMARY_FILE, _json(summary))
+        self._ended = True
 
     def _discard(self) -> None:
         """Removes the run's files and the directories that were made for it."""
@@ -126,11 +163,11 @@ class RunDirectory:
                 break
 
 
-def _claim(asked: str | None) -> tuple[Path, list[Path]]:
-    """Makes the run's directory, and says which directories had to be made, innermost first.
+def _claim(asked: str | None, again: bool) -> tuple[Path, FileLock, list[Path]]:
+    """Makes the run's directory and locks it; also says which directories had to be made,
+    innermost first.
 
-    A directory belongs to the run that created ``run.log`` in it, so that of two processes with
-    the same path one is told.
+    Of two processes with the same path one has the lock, and the other is told.
     """
     wanted = Path(asked or f"results/runs/{datetime.now():%Y-%m-%d/%H-%M-%S}")
     attempt = 1
@@ -140,10 +177,17 @@ def _claim(asked: str | None) -> tuple[Path, list[Path]]:
             path = path.expanduser()
             made = [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
+            if not again and any(path.iterdir()):
                 raise FileExistsError
-            (path / LOG_FILE).touch(exist_ok=False)
-            return path, made
+            lock = FileLock(path / LOCK_FILE)
+            lock.acquire(timeout=0)
+            if not again and any(entry.name != LOCK_FILE for entry in path.iterdir()):
+                lock.release()
+                raise FileExistsError
+            return path, lock, made
+        except Timeout:
+            problem = f"another process is running in {path}; nothing of it was touched"
+            raise Busy("output_dir", problem) from None
         except FileExistsError:
             if asked is None:
                 attempt += 1  # two runs began in the same second

@@ -6,7 +6,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -19,7 +19,7 @@ from refine.datasets.prepare import Data
 from refine.device import Precision
 from refine.errors import TrainingError
 from refine.evaluation.accuracy import accuracy
-from refine.refinement import RuntimeRefinement
+from refine.refinement import CycleReport, RuntimeRefinement
 from refine.rows import CycleRow, EpochRow
 
 ADVICE = "a lower trainer.optimizer.lr or trainer.precision=fp32 may help"
@@ -53,6 +53,30 @@ class Stepper:
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
 
+@dataclass
+class Position:
+    """Where training is, between two steps: ``train`` moves it, and goes on from where it is.
+
+    epoch: epochs measured, the last with ``test_accuracy``; cycled: no cycle is left to do after
+    it. step: steps done of the next epoch on ``seen`` images, which gave ``losses`` and ``right``
+    and took ``seconds``, the last at ``rate``; order: the state of the images' generator as that
+    epoch began. in_cycle: the network is being cut or replayed; only then it cannot go on from
+    here.
+    """
+
+    epoch: int = 0
+    test_accuracy: float = 0.0
+    cycled: bool = True
+    step: int = 0
+    seen: int = 0
+    rate: float = 0.0
+    losses: list[Tensor] = field(default_factory=list)
+    right: list[Tensor] = field(default_factory=list)
+    seconds: float = 0.0
+    order: Tensor | None = None
+    in_cycle: bool = False
+
+
 def train(
     model: nn.Module,
     data: Data,
@@ -65,6 +89,7 @@ def train(
     epochs: int,
     batch_size: int,
     generator: torch.Generator,
+    position: Position | None = None,
     on_step: Callable[[int, int], None] = lambda step, steps: None,
 ) -> Iterator[EpochRow | CycleRow]:
     """Trains ``model`` and yields what was measured: an EpochRow after each epoch and, where
@@ -72,10 +97,12 @@ def train(
 
     scheduler_per: "batch" or "epoch", how often ``lr_scheduler`` is stepped; replay never does.
     generator: order and augmentation of the training images.
-    on_step: told the step of the epoch and their number, for a progress bar.
+    position: where to begin, with ``model`` and the others as they were there; moved on.
+    on_step: told the step of the epoch and their number, for a progress bar; may raise Stop.
 
     TrainingError, with epoch and step, when a loss is no longer finite.
     """
+    at = position or Position()
     loader = data.training(batch_size, generator)
     plain, test = data.plain(data.train), data.plain(data.test)
     validation = data.validation and data.plain(data.validation)
@@ -83,20 +110,38 @@ def train(
     def score(batches: Loader):
         return accuracy(model, batches, stepper.precision.autocast)
 
-    for epoch in range(1, epochs + 1):
-        start = time.perf_counter()
-        losses, right, seen = [], [], 0
+    def cycle() -> Iterator[CycleRow]:
+        ratio = None if at.cycled else schedule.due(at.epoch)
+        if ratio is not None:
+            at.in_cycle = True
+            try:
+                report = refinement.refinement_cycle(plain, ratio, lambda _: score(test).accuracy)
+            except Exception as error:  # also what a user's own importance raises
+                raise TrainingError(f"the cycle after epoch {at.epoch} failed: {error}") from error
+            at.in_cycle, at.cycled = False, True
+            yield _cycle_row(report, at)
+
+    yield from cycle()
+    for epoch in range(at.epoch + 1, epochs + 1):
+        start = time.perf_counter() - at.seconds
+        if at.order is None:
+            at.order = generator.get_state()
+        else:
+            generator.set_state(at.order)
         model.train()
         for step, (images, labels) in enumerate(loader, 1):
+            if step <= at.step:  # trained on already; drawn once more for the generator's sake
+                continue
             loss, correct = stepper(images, labels)
-            losses.append(loss)
-            right.append(correct)
-            seen += len(labels)
-            rate = stepper.optimizer.param_groups[0]["lr"]
+            at.losses.append(loss)
+            at.right.append(correct)
+            at.seen += len(labels)
+            at.rate = stepper.optimizer.param_groups[0]["lr"]
             if scheduler_per == "batch":
                 lr_scheduler.step()
             if step % CHECK_EVERY == 0 or step == len(loader):
-                _check(losses, epoch)
+                _check(at.losses, epoch)
+            at.step, at.seconds = step, time.perf_counter() - start
             on_step(step, len(loader))
         if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
             raise TrainingError(f"the weights are no longer finite after epoch {epoch}; {ADVICE}")
@@ -106,47 +151,46 @@ def train(
         tested, validated = score(test), validation and score(validation)
         row = EpochRow(
             epoch=epoch,
-            train_loss=float(torch.stack(losses).mean()),
-            train_accuracy=int(torch.stack(right).sum()) / seen,
+            train_loss=float(torch.stack(at.losses).mean()),
+            train_accuracy=int(torch.stack(at.right).sum()) / at.seen,
             test_loss=tested.loss,
             test_accuracy=tested.accuracy,
             sparsity=refinement.sparsity,
             prunable_sparsity=refinement.prunable_sparsity,
             active_parameters=refinement.active_parameters,
             total_parameters=refinement.total_parameters,
-            learning_rate=rate,
+            learning_rate=at.rate,
             cycles=refinement.cycles,
             epoch_seconds=time.perf_counter() - start,
             validation_loss=validated.loss if validated else None,
             validation_accuracy=validated.accuracy if validated else None,
         )
+        vars(at).update(vars(Position(epoch, tested.accuracy, cycled=False)))
         yield row
+        yield from cycle()
 
-        if (ratio := schedule.due(epoch)) is not None:
-            try:
-                report = refinement.refinement_cycle(plain, ratio, lambda _: score(test).accuracy)
-            except Exception as error:  # also what a user's own importance raises
-                raise TrainingError(f"the cycle after epoch {epoch} failed: {error}") from error
-            yield CycleRow(
-                cycle=report.cycle,
-                epoch=epoch,
-                ratio=ratio,
-                cut_weights=sum(report.cut.values()),
-                cut_by_tensor=json.dumps(report.cut),
-                sparsity=report.sparsity,
-                prunable_sparsity=report.prunable_sparsity,
-                active_parameters=report.active_parameters,
-                total_parameters=report.total_parameters,
-                test_accuracy_before=row.test_accuracy,
-                test_accuracy_after_cut=report.accuracy_after_cut,
-                test_accuracy_after_replay=report.accuracy_after_replay,
-                replay_steps=report.replay_steps,
-                replay_loss=report.replay_loss,
-                importance_seconds=report.seconds["importance"],
-                downscale_seconds=report.seconds["downscale"],
-                cut_seconds=report.seconds["allocation"] + report.seconds["cut"],
-                replay_seconds=report.seconds["replay"],
-            )
+
+def _cycle_row(report: CycleReport, at: Position) -> CycleRow:
+    return CycleRow(
+        cycle=report.cycle,
+        epoch=at.epoch,
+        ratio=report.ratio,
+        cut_weights=sum(report.cut.values()),
+        cut_by_tensor=json.dumps(report.cut),
+        sparsity=report.sparsity,
+        prunable_sparsity=report.prunable_sparsity,
+        active_parameters=report.active_parameters,
+        total_parameters=report.total_parameters,
+        test_accuracy_before=at.test_accuracy,
+        test_accuracy_after_cut=report.accuracy_after_cut,
+        test_accuracy_after_replay=report.accuracy_after_replay,
+        replay_steps=report.replay_steps,
+        replay_loss=report.replay_loss,
+        importance_seconds=report.seconds["importance"],
+        downscale_seconds=report.seconds["downscale"],
+        cut_seconds=report.seconds["allocation"] + report.seconds["cut"],
+        replay_seconds=report.seconds["replay"],
+    )
 
 
 def _check(losses: list[Tensor], epoch: int) -> None:

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from refine.cli import EXPLAINED, composed, explain
 from refine.experiment import run
 from refine.report.runs import Run, Unusable, read_run
-from refine.report.terminal import Terminal
+from refine.report.terminal import LogOnly, Terminal
 
 FIRST = 42
 
@@ -92,26 +92,10 @@ def _run_all(jobs: list[list[str]], asked_for: str, on_cpu: bool) -> None:
                 )
 
 
-class _Quiet:
-    """Runs side by side would write over each other's bars."""
-
-    def begin(self, headline, epochs):
-        pass
-
-    def step(self, step, steps):
-        pass
-
-    def show(self, row):
-        pass
-
-    def end(self, summary, directory):
-        pass
-
-
 def _run(job: list[str], display=None) -> str | None:
     """Does one run; what is wrong with its settings, if anything is."""
     try:
-        run(composed(job), display or _Quiet())
+        run(composed(job), display or LogOnly())
     except EXPLAINED as error:
         return explain(error)
     except KeyboardInterrupt:

@@ -13,7 +13,10 @@ from refine.errors import ReportError
 from refine.report.runs import Measurement, Run
 
 # They make no other experiment: repetitions differ in the seed, the rest is where a run was.
-APART = ("seed", "output_dir", "dataset.root", "device", "save_model")
+APART = (
+    "seed", "output_dir", "dataset.root", "device", "save_model", "resume", "checkpoint.every",
+    "sweep.dry_run",
+)  # fmt: skip
 UNSET = "unset"
 CONFIDENCE = 0.95
 

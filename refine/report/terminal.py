@@ -48,6 +48,31 @@ def line(row: EpochRow | CycleRow, epochs: int) -> str:
     )
 
 
+class LogOnly:
+    """Shows nothing, for runs side by side; ``run.log`` gets the lines all the same."""
+
+    def __init__(self) -> None:
+        self._epochs = 0
+        log.propagate = False
+        log.handlers = [handler for handler in log.handlers if handler.name != "terminal"]
+        log.addHandler(logging.NullHandler())  # without any, Python writes warnings to stderr
+
+    def begin(self, headline: str, epochs: int) -> None:
+        """A run of ``epochs`` epochs starts."""
+        log.info("%s", headline)
+        self._epochs = epochs
+
+    def step(self, step: int, steps: int) -> None:
+        """Training is at ``step`` of the epoch's ``steps``."""
+
+    def show(self, row: EpochRow | CycleRow) -> None:
+        """A row was recorded."""
+        log.info("%s", line(row, self._epochs))
+
+    def end(self, summary: dict[str, Any], directory: Path) -> None:
+        """The run is over."""
+
+
 class Terminal:
     """Shows one run after another on ``console``; a run is begun, stepped, shown and ended."""
 

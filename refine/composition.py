@@ -1,0 +1,130 @@
+"""Which configuration do overrides make, and what is wrong with those that make none?
+
+With refine/cli.py the only module that knows Hydra.
+"""
+
+import itertools
+import re
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from refine.config import GROUPS, RunConfig, config_directory, settings, validate
+from refine.errors import SettingError, TrainingError, one_of
+
+EXPLAINED = (SettingError, TrainingError, HydraException, OmegaConfBaseException, OSError)
+
+ConfigStore.instance().store(name="schema", node=RunConfig)
+
+
+def composed(overrides: list[str], config_path: str | None = None) -> DictConfig:
+    """The configuration of ``overrides``, from ``conf/`` or another directory's config.yaml."""
+    with initialize_config_dir(config_path or str(config_directory()), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def jobs(overrides: list[str], config_path: str | None) -> list[tuple[list[str], DictConfig]]:
+    """Every combination of a sweep's values, as overrides and validated configuration: a mistake
+    in the last job shall not wait for the first to be trained."""
+    with initialize_config_dir(config_path or str(config_directory()), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        axes = [_values(entry) for entry in parser.parse_overrides(overrides) if not _hydras(entry)]
+        found = []
+        for job in itertools.product(*axes):
+            config = compose("config", list(job))
+            validate(config)
+            found.append((list(job), config))
+        return found
+
+
+def given(overrides: list[str], name: str) -> str | None:
+    """The value that ``overrides`` give the setting ``name``, the last one; None without one."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    values = [entry.value() for entry in parsed if entry.get_key_element().lstrip("+") == name]
+    return str(values[-1]) if values and values[-1] is not None else None
+
+
+def swept(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """The names of the settings that a sweep varies, and the overrides that all its jobs share."""
+    parsed = [o for o in OverridesParser.create().parse_overrides(overrides) if not _hydras(o)]
+    names = [entry.get_key_element() for entry in parsed if entry.is_sweep_override()]
+    return names, [entry.input_line for entry in parsed if not entry.is_sweep_override()]
+
+
+def keys_of(overrides: list[str]) -> list[str]:
+    """What each of ``overrides`` sets."""
+    return [entry.key_or_group for entry in OverridesParser.create().parse_overrides(overrides)]
+
+
+def _hydras(override: Override) -> bool:
+    return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.input_line]
+    if not override.is_discrete_sweep():
+        raise SettingError(
+            override.get_key_element(),
+            f"{override.get_value_string()} is no list of values; a sweep takes a,b,c, range or "
+            "choice, and refine-study searches an interval",
+        )
+    name = override.get_key_element()
+    return [f"{name}={value}" for value in override.sweep_string_iterator()]
+
+
+def check_groups(overrides: list[str]) -> None:
+    """A group's option is a word; of null or a number Hydra would only say what it is not."""
+    for override in OverridesParser.create().parse_overrides(overrides):
+        name, value = override.get_key_element(), override.value()
+        if name in GROUPS[:6] and (value is None or isinstance(value, bool | int | float)):
+            known = sorted(path.stem for path in (config_directory() / name).glob("*.yaml"))
+            shown = "null" if value is None else str(value)
+            raise SettingError(name, f"there is no {shown!r}; {one_of(known, shown)}")
+
+
+def explain(error: Exception) -> str:
+    """One or two lines that name the setting and what would be right."""
+    if isinstance(error, SettingError | TrainingError):
+        return str(error)
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        return f"{error.strerror or error}: {error.filename!s:.100}"
+    text = f"{error}\n{error.__cause__ or ''}"
+    name = (re.search(r"full_key: (\S+)", text) or [None, ""])[1]
+    if "Key '" in text and name:
+        return _unknown(name)
+    if found := re.search(r"Could not find '([^']*)/([^'/]*)'", text):
+        group, option = found.groups()
+        folder = config_directory() / group
+        known = sorted(path.stem for path in folder.glob("*.yaml"))
+        return f"{group}: there is no {option!r}; {one_of(known, option)}" if known else text
+    if found := re.search(r"Value '(.*)' of type '.*' could not be converted to (\w+)", text):
+        value, kind = found.groups()
+        kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+        return f"{name}: must be {kinds.get(kind, kind)}, not {value!r}"
+    if "is not Optional" in text:
+        return f"{name}: cannot be null"
+    if found := re.search(r"Ambiguous value for argument '([^']*)'", text):
+        return f"{found[1]}: several values need a sweep, refine-run -m {found[1]}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {error.message.splitlines()[0]}"
+    lines = [entry.strip() for entry in text.splitlines() if entry.strip()]
+    return "\n".join(lines[:2]).replace("See https", "see https")
+
+
+def _unknown(name: str) -> str:
+    """What to say of a setting that there is not."""
+    known = [setting for setting, _ in settings()]
+    group, _, key = name.rpartition(".")
+    if group in ("model", "trainer.optimizer", "trainer.lr_scheduler"):
+        return f"{name}: {group} has no {key!r} yet; to add an argument, write +{name}=..."
+    near = [setting for setting in known if setting.rpartition(".")[0] == group]
+    if not group:
+        near += [option for option in GROUPS if option not in near]
+    return f"{name}: there is no such setting; {one_of(near or known, name)}"

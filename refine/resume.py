@@ -1,0 +1,47 @@
+"""Which run may be gone on with, and as what?"""
+
+import json
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from refine.config import flat
+from refine.errors import SettingError
+from refine.rows import CONFIG_FILE, LOCK_FILE, SUMMARY_FILE
+
+# What may be another when a run goes on; any other change would make it another run.
+FREE = ("trainer.epochs", "output_dir", "resume", "device", "save_model", "checkpoint", "sweep")
+
+
+def check(directory: Path) -> None:
+    """SettingError if there is no run in ``directory``."""
+    if not (directory / CONFIG_FILE).is_file():
+        there = "holds no run" if directory.is_dir() else "does not exist"
+        more = ""
+        if (directory / LOCK_FILE).exists():
+            more = "; it was stopped before it began, so start it anew in another directory"
+        raise SettingError("resume", f"{directory} {there}: there is no {CONFIG_FILE}{more}")
+
+
+def check_same(directory: Path, config: DictConfig) -> None:
+    """SettingError if ``config`` is another than that of the run in ``directory``."""
+    text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
+    before = dict(flat(yaml.safe_load(text)))
+    for name, value in flat(OmegaConf.to_container(config, resolve=True)):
+        free = any(name == entry or name.startswith(f"{entry}.") for entry in FREE)
+        if not free and before.get(name, value) != value:
+            raise SettingError(
+                name,
+                f"was {before[name]} in {directory} and cannot be {value} now; of a run that goes "
+                "on, trainer.epochs, device, save_model and checkpoint.every can change",
+            )
+
+
+def is_done(directory: Path, config: DictConfig) -> bool:
+    """Whether the run in ``directory`` has finished as many epochs as ``config`` asks for."""
+    try:
+        summary = json.loads((directory / SUMMARY_FILE).read_text(encoding="utf-8"))
+        return summary["status"] == "finished" and summary["epochs"] >= config.trainer.epochs
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,55 @@
+"""Who asks a running program to stop, and when does it?
+
+SIGTERM and SIGUSR1, which schedulers send before they take a machine away, and Ctrl-C ask; the run
+stops at its next step. A second Ctrl-C is a KeyboardInterrupt at once.
+"""
+
+import os
+import signal
+import threading
+from types import FrameType
+
+from refine.errors import Stop
+
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+INTERRUPTED = 130
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+
+
+class Signals:
+    """A context in which these signals only ask; ``check`` stops where one has. With ``at_once``
+    they are a Stop wherever the program is. Outside the main thread, where Python delivers none,
+    it does nothing."""
+
+    def __init__(self, at_once: bool = False) -> None:
+        self._at_once = at_once
+        self._asked: Stop | None = None
+        self._usual: dict[int, object] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            self._usual = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._usual.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Stop, if a signal has asked for it."""
+        if self._asked:
+            asked, self._asked = self._asked, None
+            raise asked
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGINT:
+            self._asked = Stop("preempted", f"stopped by {signal.Signals(number).name}")
+            if self._at_once:
+                self.check()
+        elif self._at_once or self._asked:
+            raise KeyboardInterrupt
+        else:
+            self._asked = Stop("interrupted", "interrupted")
+            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
