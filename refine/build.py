@@ -54,7 +54,7 @@ def imported(setting: str, path: str) -> Callable:
     try:
         module, _, name = path.rpartition(".")
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a module of the user's can raise anything
+    except (Exception, SystemExit) as error:  # a module of the user's can raise anything
         raise SettingError(setting, f"cannot import {path!r}: {error}") from error
     if not callable(found):
         raise SettingError(setting, f"{path!r} is a {type(found).__name__}, not a callable")

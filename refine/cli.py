@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import signal
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -17,6 +18,7 @@ from refine import resume, sweep
 from refine.composition import (
     EXPLAINED,
     check_groups,
+    check_launcher,
     composed,
     explain,
     given,
@@ -81,6 +83,11 @@ def _run(config: DictConfig) -> None:
     terminal = Terminal()
     try:
         run(config, terminal)
+    except EXPLAINED as error:  # here: Hydra would say in its own words that a job has failed
+        terminal.close()
+        if WANTS_TRACEBACK:
+            raise
+        _leave(explain(error), 1)
     finally:
         terminal.close()
 
@@ -100,13 +107,14 @@ def _sweep(asked: Namespace) -> int:
     """Runs a sweep; its exit code."""
     from rich.console import Console
 
+    check_launcher(asked.overrides)
     names, shared = swept(asked.overrides)
     place = _sweep_directory(asked, names, shared)
-    todo = []
-    for overrides, config in jobs(asked.overrides, asked.config_path):
-        own = [entry for entry in overrides if entry not in shared] or overrides
-        todo.append(sweep.Job(" ".join(own), config, place))
-    console = Console(soft_wrap=True)
+    console, todo = Console(soft_wrap=True), []
+    with console.status("checking the settings of every run"):
+        for overrides, config in jobs(asked.overrides, asked.config_path):
+            own = [entry for entry in overrides if entry not in shared] or overrides
+            todo.append(sweep.Job(" ".join(own), config, place))
     if todo[0].config.sweep.dry_run:
         sweep.show_plan(todo, console)
         return 0
@@ -145,14 +153,19 @@ def _job(config: DictConfig) -> None:
         return
     if str(Path.cwd()) not in sys.path:  # a worker's
         sys.path.append(str(Path.cwd()))
-    from refine.device import share_of
+    from refine.device import gpu_of_ones_own, use_threads
     from refine.experiment import run
     from refine.report.terminal import LogOnly
     from refine.run_directory import Busy
 
-    config.device = share_of(config.device, hydra.job.num, hydra.launcher.get("n_jobs", 1))
+    use_threads(hydra.launcher.get("cpus_per_task"))
     try:
-        run(config, LogOnly(), str(directory), again=True)
+        with gpu_of_ones_own(config.device, directory.parent) as config.device:
+            run(config, LogOnly(), str(directory), again=True)
+    except Stop as stop:
+        if stop.signal and callable(signal.getsignal(stop.signal)):
+            signal.raise_signal(stop.signal)  # submitit requeues the job then
+        raise
     except Busy:
         logging.getLogger("refine").info("%s is being run by another process", directory)
     except (Exception, SystemExit):

@@ -3,8 +3,12 @@
 With refine/cli.py the only module that knows Hydra.
 """
 
+import importlib.util
 import itertools
+import os
 import re
+import warnings
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -12,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refine.config import GROUPS, RunConfig, config_directory, settings, validate
@@ -20,7 +24,26 @@ from refine.errors import SettingError, TrainingError, one_of
 
 EXPLAINED = (SettingError, TrainingError, HydraException, OmegaConfBaseException, OSError)
 
+# Extras of the package, and the plugin that each brings.
+LAUNCHERS = {name: f"hydra_plugins.hydra_{name}_launcher" for name in ("joblib", "submitit", "ray")}
+
 ConfigStore.instance().store(name="schema", node=RunConfig)
+
+
+def workers() -> int:
+    """How many runs at a time this machine takes: one a GPU, or one a core where there is none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = len([entry for entry in visible.split(",") if entry.strip() not in ("", "-1")])
+    else:  # counted without torch, which takes seconds to import
+        gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return gpus or cores or 1
+
+
+# Our presets have the plugins' own names, which Hydra takes for a schema of old times.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/.*' is validated against ConfigStore")
+OmegaConf.register_new_resolver("refine.workers", workers, replace=True)
 
 
 def composed(overrides: list[str], config_path: str | None = None) -> DictConfig:
@@ -55,6 +78,17 @@ def swept(overrides: list[str]) -> tuple[list[str], list[str]]:
     parsed = [o for o in OverridesParser.create().parse_overrides(overrides) if not _hydras(o)]
     names = [entry.get_key_element() for entry in parsed if entry.is_sweep_override()]
     return names, [entry.input_line for entry in parsed if not entry.is_sweep_override()]
+
+
+def check_launcher(overrides: list[str]) -> None:
+    """SettingError if the launcher that a sweep asks for is not installed."""
+    name = given(overrides, "hydra/launcher") or "basic"
+    extra = name.partition("_")[0]
+    if extra in LAUNCHERS and importlib.util.find_spec(LAUNCHERS[extra]) is None:
+        raise SettingError(
+            "hydra/launcher",
+            f"{name} is not installed: pip install 'runtime-refinement[{extra}]'",
+        )
 
 
 def keys_of(overrides: list[str]) -> list[str]:

@@ -4,9 +4,12 @@ import ctypes
 import os
 import platform
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from refine.errors import SettingError
@@ -38,12 +41,22 @@ def describe(device: torch.device) -> str:
     return str(device)
 
 
-def share_of(name: str, job: int, workers: int) -> str:
-    """The device of a run that shares its machine with others, ``workers`` at a time: with several
-    GPUs each has its own, in turn."""
-    if workers != 1 and name in ("auto", "cuda") and torch.cuda.device_count() > 1:
-        return f"cuda:{job % torch.cuda.device_count()}"
-    return name
+def use_threads(count: int | None) -> None:
+    """Limits the computation on the CPU to so many threads; None leaves it at one a core."""
+    if count:
+        torch.set_num_threads(count)
+
+
+@contextmanager
+def gpu_of_ones_own(name: str, place: Path) -> Iterator[str]:
+    """The device of a run beside others on this machine: where there are several GPUs, one that no
+    other run of those in ``place`` has, for as long as the context lasts."""
+    count = torch.cuda.device_count() if name in ("auto", "cuda") else 0
+    for index in range(count if count > 1 else 0):
+        with suppress(Timeout), FileLock(place / f".gpu-{index}.lock", timeout=0):
+            yield f"cuda:{index}"
+            return
+    yield name
 
 
 def keep_freed_memory() -> None:

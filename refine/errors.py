@@ -7,8 +7,11 @@ class SettingError(Exception):
     """A setting that cannot be followed: which one, why, and what would be right."""
 
     def __init__(self, setting: str, problem: str):
-        super().__init__(f"{setting}: {problem}")
-        self.setting = setting
+        super().__init__(setting, problem)  # both, so that it can be pickled
+        self.setting, self.problem = setting, problem
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.problem}"
 
 
 class TrainingError(Exception):
@@ -18,13 +21,17 @@ class TrainingError(Exception):
 class Stop(BaseException):
     """Ends a run on request at the step or row where it is raised; what was measured is kept.
 
-    ``status`` goes into the summary: how the run ended. Not an Exception, as KeyboardInterrupt is
-    none: nobody's own code shall take it for a failure.
+    ``status`` goes into the summary: how the run ended; ``signal``: the number of that which asked
+    for it. Not an Exception, as KeyboardInterrupt is none: nobody's own code shall take it for a
+    failure.
     """
 
-    def __init__(self, status: str, reason: str):
-        super().__init__(reason)
-        self.status = status
+    def __init__(self, status: str, reason: str, signal: int | None = None):
+        super().__init__(status, reason, signal)  # all of them, so that it can be pickled
+        self.status, self.reason, self.signal = status, reason, signal
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class ReportError(Exception):

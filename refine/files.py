@@ -57,6 +57,8 @@ def append_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         except OSError:
             os.truncate(path, size)
+            if not size:
+                path.unlink()
             raise
 
 

@@ -86,6 +86,7 @@ class RunDirectory:
         self._ended = False
         self._handler = logging.FileHandler(self.path / LOG_FILE, encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._handler.handleError = lambda record: None  # a full disk shall not end in tracebacks
         log.addHandler(self._handler)
         log.setLevel(logging.DEBUG)  # tracebacks too; the terminal shows less
 
@@ -98,7 +99,8 @@ class RunDirectory:
             with contextlib.suppress(OSError):  # the disk may be what failed
                 self.summarize({"status": "failed", "reason": str(error) or repr(error)})
         log.removeHandler(self._handler)
-        self._handler.close()
+        with contextlib.suppress(OSError):
+            self._handler.close()
         if kind is not None and EpochRow not in self._columns and not self.keep:
             self._discard()
         self._lock.release()
@@ -119,6 +121,8 @@ class RunDirectory:
     def begin_again(self, rows: list[EpochRow | CycleRow]) -> None:
         """Makes the tables hold ``rows`` and no others, and the run one that has not ended."""
         (self.path / SUMMARY_FILE).unlink(missing_ok=True)
+        for part in self.path.glob(".*.part"):  # of a process that was killed while writing
+            part.unlink()
         for kind, name in TABLES.items():
             own = [row for row in rows if isinstance(row, kind)]
             if own:

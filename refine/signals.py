@@ -45,7 +45,7 @@ class Signals:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number != signal.SIGINT:
-            self._asked = Stop("preempted", f"stopped by {signal.Signals(number).name}")
+            self._asked = Stop("preempted", f"stopped by {signal.Signals(number).name}", number)
             if self._at_once:
                 self.check()
         elif self._at_once or self._asked:

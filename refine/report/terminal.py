@@ -55,7 +55,9 @@ class LogOnly:
         self._epochs = 0
         log.propagate = False
         log.handlers = [handler for handler in log.handlers if handler.name != "terminal"]
-        log.addHandler(logging.NullHandler())  # without any, Python writes warnings to stderr
+        nothing = logging.NullHandler()  # without any, Python writes warnings to stderr
+        nothing.name = "terminal"
+        log.addHandler(nothing)
 
     def begin(self, headline: str, epochs: int) -> None:
         """A run of ``epochs`` epochs starts."""
