@@ -83,7 +83,8 @@ class Parts:
         for sums in (position.losses, position.right):
             sums[:] = [value.to(self.refinement.device) for value in sums]
         vars(self.position).update(vars(position))
-        with warnings.catch_warnings():  # there is no optimizer step between these
+        self.stepper.optimizer._opt_called = True  # else torch warns of a rate before a step
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for _ in range(self.lr_steps(position)):
                 self.lr_scheduler.step()

@@ -51,7 +51,7 @@ def main() -> None:
         if asked.config_path:  # Hydra would look for it beside this file; the last one counts
             asked.config_path = str(Path(asked.config_path).expanduser().absolute())
             sys.argv += ["--config-path", asked.config_path]
-        check_groups(asked.overrides)
+        check_groups(asked.overrides, asked.config_path)
         if asked.help:
             from refine.help import help_text
 

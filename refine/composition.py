@@ -113,10 +113,17 @@ def _values(override: Override) -> list[str]:
     return [f"{name}={value}" for value in override.sweep_string_iterator()]
 
 
-def check_groups(overrides: list[str]) -> None:
-    """A group's option is a word; of null or a number Hydra would only say what it is not."""
+def check_groups(overrides: list[str], config_path: str | None = None) -> None:
+    """A group's option is a word, and a run's own configuration has no groups; Hydra would only
+    say what is not."""
     for override in OverridesParser.create().parse_overrides(overrides):
-        name, value = override.get_key_element(), override.value()
+        name, value = override.get_key_element().lstrip("+"), override.value()
+        if name in GROUPS and config_path and not (Path(config_path) / name).is_dir():
+            raise SettingError(
+                name,
+                f"is no group in {config_path}, where every setting has its value; set those, such "
+                f"as {name}.…=",
+            )
         if name in GROUPS[:6] and (value is None or isinstance(value, bool | int | float)):
             known = sorted(path.stem for path in (config_directory() / name).glob("*.yaml"))
             shown = "null" if value is None else str(value)

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from refine.config import flat
+from refine.config import flat, settings
 from refine.errors import SettingError
 from refine.rows import CONFIG_FILE, LOCK_FILE, SUMMARY_FILE
 
@@ -28,13 +28,15 @@ def check_same(directory: Path, config: DictConfig) -> None:
     """SettingError if ``config`` is another than that of the run in ``directory``."""
     text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
     before = dict(flat(yaml.safe_load(text)))
+    newer = {name for name, _ in settings() if name not in before}  # than the run
     for name, value in flat(OmegaConf.to_container(config, resolve=True)):
         free = any(name == entry or name.startswith(f"{entry}.") for entry in FREE)
-        if not free and before.get(name, value) != value:
+        if not free and name not in newer and before.get(name) != value:
             raise SettingError(
                 name,
-                f"was {before[name]} in {directory} and cannot be {value} now; of a run that goes "
-                "on, trainer.epochs, device, save_model and checkpoint.every can change",
+                f"was {before.get(name, 'not there')} in {directory} and cannot be {value} now; of "
+                "a run that goes on only trainer.epochs, device, save_model and checkpoint.every "
+                "can change",
             )
 
 

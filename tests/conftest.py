@@ -10,6 +10,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from refine import cli, experiment
+from refine.report.terminal import LogOnly
 
 ROOT = Path(__file__).parent.parent
 CIFAR10 = ROOT.parent / "shared" / "cifar10"
@@ -53,6 +54,7 @@ def run(tmp_path):
         display = display or Quiet()
         directory = tmp_path / name
         config = cli.composed([*overrides, f"output_dir={directory}"])
+        LogOnly()  # in place of an earlier command's terminal, which has gone
         summary = experiment.run(config, display)
         return SimpleNamespace(summary=summary, display=display, directory=directory)
 

@@ -1,0 +1,385 @@
+"""A run that is stopped anywhere and gone on with ends as if nothing had happened."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, SMALL, Quiet
+from test_experiment import rows
+
+from refine import checkpoint
+from refine.checkpoint import MAGIC, Checkpoints, Damaged, read
+from refine.errors import SettingError, Stop
+from refine.trainer import Stepper
+
+# Four steps an epoch, a cycle of two steps after the first and the second.
+TINY = (
+    *SMALL, "dataset.subset_size=80", "dataset.validation_size=20", "trainer.batch_size=15",
+    "trainer.epochs=3", "dataset.augment=shift_flip", "save_model=true",
+)  # fmt: skip
+STEPS = 3 * 4 + 2 * 2
+posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+
+
+@pytest.fixture
+def stopped_at(run, monkeypatch):
+    """Runs until SIGTERM comes in the step of that number, counted over epochs and replays."""
+
+    def call(number, *overrides, name="stopped", number_of=signal.SIGTERM):
+        taken = []
+        step = Stepper.__call__
+
+        def counting(self, images, labels):
+            taken.append(1)
+            if len(taken) == number:
+                signal.raise_signal(number_of)
+            return step(self, images, labels)
+
+        monkeypatch.setattr(Stepper, "__call__", counting)
+        try:
+            with pytest.raises(Stop):
+                run(*overrides, name=name)
+        finally:
+            monkeypatch.setattr(Stepper, "__call__", step)
+
+    return call
+
+
+@pytest.fixture
+def gone_on(command, tmp_path):
+    def call(name="stopped", *overrides):
+        done = command(f"resume={name}", *overrides)
+        assert (done.code, done.err) == (0, "")
+        return tmp_path / name
+
+    return call
+
+
+def same(directory, other):
+    weights = [(place / "model.safetensors").read_bytes() for place in (directory, other)]
+    return weights[0] == weights[1] and list(rows(directory)) == list(rows(other))
+
+
+@posix
+@pytest.mark.parametrize("number", range(1, STEPS + 1))
+def test_stopped_in_any_step_of_an_epoch_or_a_replay(number, run, stopped_at, gone_on):
+    whole = run(*TINY, name="whole")
+    stopped_at(number, *TINY)
+    directory = whole.directory.with_name("stopped")
+    assert not (directory / "summary.json").exists()  # it has not ended
+    assert same(gone_on(), whole.directory)
+    assert json.loads((directory / "summary.json").read_text())["status"] == "finished"
+
+
+@posix
+@pytest.mark.parametrize("changes", [
+    ["trainer=sgd_one_cycle"], ["trainer=muon_one_cycle"], ["checkpoint.every=2"],
+    ["pruner.importance=random", "replay=uniform"], ["trainer.precision=fp32"],
+    ["experiment=frontier", "dataset=digits", "schedule.start=1", "schedule.stop=null"],
+])  # fmt: skip
+def test_whatever_the_recipe(changes, run, stopped_at, gone_on):
+    whole = run(*changes, *TINY, name="whole")
+    for number in (3, 11):
+        stopped_at(number, *changes, *TINY, name=f"stopped-{number}")
+        assert same(gone_on(f"stopped-{number}"), whole.directory)
+
+
+@posix
+def test_random_numbers_of_the_network_go_on_too(run, stopped_at, gone_on, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import random, numpy, torch\n"
+        "class Noisy(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(3 * 64, 10)\n"
+        "    def forward(self, x):\n"
+        "        x = torch.nn.functional.dropout(x.flatten(1), training=self.training)\n"
+        "        return self.layer(x) * (1 + random.random() + numpy.random.random())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    overrides = (*TINY, "model._target_=mine.Noisy", "dataset.image_size=8")
+    whole = run(*overrides, name="whole")
+    stopped_at(6, *overrides)
+    assert same(gone_on(), whole.directory)
+
+
+@posix
+def test_stopped_again_and_again(run, stopped_at, gone_on, command, monkeypatch):
+    whole = run(*TINY, name="whole")
+    stopped_at(2, *TINY)
+    step = Stepper.__call__
+    for number in (3, 2, 5):  # steps after each start
+        taken = []
+
+        def counting(self, images, labels, taken=taken, number=number):
+            taken.append(1)
+            if len(taken) == number:
+                signal.raise_signal(signal.SIGUSR1)
+            return step(self, images, labels)
+
+        monkeypatch.setattr(Stepper, "__call__", counting)
+        done = command("resume=stopped")
+        assert done.code == 75
+        assert "resume=" in done.out
+        monkeypatch.setattr(Stepper, "__call__", step)
+    assert same(gone_on(), whole.directory)
+    environment = json.loads(
+        (whole.directory.with_name("stopped") / "environment.json").read_text()
+    )
+    assert len(environment["resumed"]) == 4
+
+
+def test_more_epochs_are_as_if_there_had_been_more_from_the_start(run, gone_on):
+    longer = run(*TINY, "trainer.epochs=5", name="longer")
+    run(*TINY, name="first")
+    assert same(gone_on("first", "trainer.epochs=5"), longer.directory)
+
+
+@posix
+def test_ctrl_c_saves_too_and_ctrl_c_twice_stops_at_once(run, stopped_at, gone_on, monkeypatch):
+    whole = run(*TINY, name="whole")
+    stopped_at(7, *TINY, number_of=signal.SIGINT)
+    directory = whole.directory.with_name("stopped")
+    assert json.loads((directory / "summary.json").read_text())["status"] == "interrupted"
+    assert same(gone_on(), whole.directory)
+
+    step = Stepper.__call__
+    taken = []
+
+    def twice(self, images, labels):
+        taken.append(1)
+        if len(taken) == 7:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return step(self, images, labels)
+
+    monkeypatch.setattr(Stepper, "__call__", twice)
+    with pytest.raises(KeyboardInterrupt):
+        run(*TINY, name="twice")
+    assert len(taken) == 7  # not one step more
+    monkeypatch.setattr(Stepper, "__call__", step)
+    assert same(gone_on("twice"), whole.directory)
+
+
+@pytest.fixture
+def killed(run, stopped_at, tmp_path):
+    """A run with both of its checkpoints, and the undisturbed one."""
+    whole = run(*TINY, name="whole")
+    stopped_at(10, *TINY)
+    assert (tmp_path / "stopped" / "checkpoint.before.pt").is_file()
+    return tmp_path / "stopped", whole.directory
+
+
+@posix
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "empty"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, killed, command):
+    directory, whole = killed
+    latest = directory / "checkpoint.pt"
+    content = bytearray(latest.read_bytes())
+    content[len(content) // 2] ^= 1
+    spoiled = {
+        "cut": content[: len(content) // 3],
+        "flipped": content,
+        "foreign": b"PK\n",
+        "empty": b"",
+    }
+    latest.write_bytes(spoiled[damage])
+    done = command("resume=stopped")
+    assert done.code == 0
+    assert "stopped/checkpoint.pt" in done.out
+    assert same(directory, whole)
+
+
+@posix
+def test_without_a_whole_checkpoint_it_says_so_and_touches_nothing(killed, command):
+    directory, _ = killed
+    for path in directory.glob("checkpoint*.pt"):
+        path.write_bytes(path.read_bytes()[:-1])
+    before = {path: path.read_bytes() for path in directory.iterdir() if path.name != "run.log"}
+    done = command("resume=stopped")
+    assert done.code == 1
+    assert "checkpoint.pt" in done.err
+    assert "checkpoint.before.pt" in done.err
+    assert "Traceback" not in done.err
+    before.pop(directory / "summary.json", None)
+    for path, content in before.items():
+        assert path.read_bytes() == content
+    assert read_or_none(directory / "summary.json")["status"] == "failed"
+
+
+def read_or_none(path):
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    buffer = io.BytesIO()
+    torch.save({"model": Evil()}, buffer)
+    for body in (buffer.getvalue(), pickle.dumps(Evil())):
+        path = tmp_path / "checkpoint.pt"
+        path.write_bytes(MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        with pytest.raises(Damaged, match="cannot be read"):
+            read(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_last_good_checkpoint_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save({"number": 1})
+
+    def no_space(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("refine.files.os.fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        checkpoints.save({"number": 2})
+    monkeypatch.undo()
+    assert checkpoints.load() == ({"number": 1}, [])
+    assert not list(tmp_path.glob(".*.part"))
+    checkpoints.save({"number": 3})
+    assert read(tmp_path / "checkpoint.before.pt") == {"number": 1}
+
+
+def test_a_spoiled_checkpoint_never_replaces_the_good_one_before_it(tmp_path):
+    first = Checkpoints(tmp_path)
+    first.save({"number": 1})
+    first.save({"number": 2})
+    (tmp_path / "checkpoint.pt").write_bytes(b"spoiled")
+    again = Checkpoints(tmp_path)
+    assert again.load()[0] == {"number": 1}
+    again.save({"number": 2})
+    assert read(tmp_path / "checkpoint.before.pt") == {"number": 1}
+
+
+def test_a_state_that_could_not_be_loaded_again_is_refused_at_once(tmp_path):
+    with pytest.raises(SettingError, match=r"checkpoint\.every"):
+        Checkpoints(tmp_path).save({"optimizer": print})
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix
+def test_without_checkpoints_none_are_written(run, stopped_at, command):
+    directory = run(*TINY, "checkpoint.every=0").directory
+    assert not list(directory.glob("checkpoint*"))
+    stopped_at(6, *TINY, "checkpoint.every=0")
+    done = command("resume=stopped")
+    assert done.code == 1
+    assert "checkpoint.every=0" in done.err
+
+
+def test_what_may_change_and_what_not(run, command, tmp_path):
+    run(*TINY)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    for override, told in {
+        "pruner.ratio=0.3": "pruner.ratio: was 0.15",
+        "seed=7": "seed: was 42",
+        "trainer=muon_one_cycle": "trainer: is no group",
+        "+model.width=3": "model.width: was not there",
+    }.items():
+        done = command("resume=run", override)
+        assert done.code == 1
+        assert told in done.err
+        assert len(done.err.strip().splitlines()) <= 2
+    done = command("resume=run")
+    assert (done.code, done.err) == (0, "")
+    assert "has finished" in done.out
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    done = command("resume=nowhere")
+    assert (done.code, "does not exist" in done.err) == (1, True)
+    (tmp_path / "empty").mkdir()
+    done = command("resume=empty")
+    assert (done.code, "holds no run" in done.err) == (1, True)
+    assert list((tmp_path / "empty").iterdir()) == []
+    done = command("-m", "resume=run", "seed=1,2")
+    assert (done.code, "resume" in done.err) == (1, True)
+
+
+def test_the_second_process_in_a_directory_is_told_and_touches_nothing(run, tmp_path):
+    answers = []
+
+    class Intruding(Quiet):
+        def show(self, row):
+            super().show(row)
+            if not answers:
+                before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+                for extra in (
+                    (*TINY, f"output_dir={tmp_path / 'run'}"),
+                    (f"resume={tmp_path}/run",),
+                ):
+                    answers.append(
+                        subprocess.run(
+                            [sys.executable, "-m", "refine", *extra],
+                            capture_output=True, text=True, cwd=ROOT,
+                        )
+                    )  # fmt: skip
+                answers.append({p: p.read_bytes() for p in before} == before)
+
+    done = run(*TINY, display=Intruding())
+    first, second, untouched = answers
+    assert (first.returncode, second.returncode, untouched) == (1, 1, True)
+    assert "exists and is not empty" in first.stderr
+    assert "another process is running" in second.stderr
+    assert done.summary["status"] == "finished"
+
+
+@posix
+def test_the_clock_may_go_back(run, stopped_at, gone_on, monkeypatch):
+    whole = run(*TINY, name="whole")
+    stopped_at(6, *TINY)
+    for path in whole.directory.with_name("stopped").iterdir():
+        os.utime(path, (4e9, 4e9))  # from a future that the clock has left
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    assert same(gone_on(), whole.directory)
+
+
+@posix
+def test_data_that_has_gone_is_named_and_the_run_can_wait_for_it(
+    run, stopped_at, command, tmp_path
+):
+    from test_experiment import folder_of_digits
+
+    home = folder_of_digits.__wrapped__(Factory(tmp_path))
+    overrides = (*TINY, "dataset=image_folder", f"dataset.root={home}", "dataset.subset_size=40")
+    overrides += ("dataset.validation_size=0", "dataset.image_size=32")
+    whole = run(*overrides, name="whole")
+    stopped_at(3, *overrides)
+    home.rename(tmp_path / "moved")
+    done = command("resume=stopped")
+    assert done.code == 1
+    assert "dataset.root" in done.err
+    (tmp_path / "moved").rename(home)
+    assert command("resume=stopped").code == 0
+    assert same(tmp_path / "stopped", whole.directory)
+
+
+class Factory:
+    def __init__(self, path):
+        self.path = path
+
+    def mktemp(self, name):
+        (self.path / name).mkdir()
+        return self.path / name
+
+
+def test_the_state_holds_nothing_but_tensors_numbers_and_text(run):
+    state = read(run(*TINY).directory / "checkpoint.pt")
+
+    def kinds(value):
+        if isinstance(value, dict):
+            return set().union(*map(kinds, value.values()))
+        if isinstance(value, list | tuple):
+            return set().union(*map(kinds, value))
+        return {type(value)}
+
+    assert kinds(state) <= {torch.Tensor, int, float, str, bool, type(None)}
+    assert checkpoint.rows(state)[0].epoch == 1
