@@ -88,7 +88,7 @@ def _check_groups(overrides: list[str]) -> None:
     """A group's option is a word; of null or a number Hydra would only say what it is not."""
     for override in OverridesParser.create().parse_overrides(overrides):
         name, value = override.get_key_element(), override.value()
-        if name in GROUPS[:6] and (value is None or isinstance(value, bool | int | float)):
+        if name in GROUPS[:-2] and (value is None or isinstance(value, bool | int | float)):
             known = sorted(path.stem for path in (config_directory() / name).glob("*.yaml"))
             shown = "null" if value is None else str(value)
             raise SettingError(name, f"there is no {shown!r}; {one_of(known, shown)}")

@@ -42,6 +42,10 @@ PRECISIONS = {
     "bf16": "bfloat16 autocast",
     "fp16": "half precision autocast with a gradient scaler (CUDA only)",
 }
+MODES = {
+    "offline": "into files below the run's directory, which wandb sync sends",
+    "online": "sent at once; log in first, with wandb login",
+}
 
 
 def setting(
@@ -150,6 +154,24 @@ class TrainerConfig:
 
 
 @dataclass
+class TrackerConfig:
+    """Who else is told what was measured. It has defaults as older runs' config.yaml lack it."""
+
+    _target_: str = setting(
+        "a class like those of refine/tracking/", default="refine.tracking.csv.Csv"
+    )
+    project: str = setting(
+        "name of the experiment in MLflow, of the project in wandb", default="runtime-refinement"
+    )
+    uri: str | None = setting(
+        "MLflow's store or server; null: $MLFLOW_TRACKING_URI, else "
+        "sqlite:///results/mlflow/mlflow.db",
+        default=None,
+    )
+    mode: str = setting("where wandb's figures go", choices=MODES, default="offline")
+
+
+@dataclass
 class RunConfig:
     """One run."""
 
@@ -171,11 +193,15 @@ class RunConfig:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 
 # Nodes of fixed keys; what else stands in the others is an argument of their _target_.
 CLOSED = {RunConfig: "", PrunerConfig: "pruner", ReplayConfig: "replay", TrainerConfig: "trainer"}
-GROUPS = ("model", "dataset", "pruner", "replay", "schedule", "trainer", "experiment", "control")
+GROUPS = (
+    "model", "dataset", "pruner", "replay", "schedule", "trainer", "tracker", "experiment",
+    "control",
+)  # fmt: skip
 BOUNDS = {
     "above": ("above", lambda value, bound: value > bound),
     "at_least": ("at least", lambda value, bound: value >= bound),

@@ -26,6 +26,7 @@ from refine.replay import Replay
 from refine.report.figure import draw_run
 from refine.rows import CycleRow, EpochRow
 from refine.run_directory import RunDirectory
+from refine.tracking.guarded import Guarded
 from refine.trainer import Stepper, train
 
 log = logging.getLogger("refine")
@@ -51,6 +52,7 @@ def run(config: DictConfig, display: Display, directory: str | None = None) -> d
     device = choose_device(config.device)
     precision = Precision(config.trainer.precision, device)
     with RunDirectory(directory or config.output_dir) as files:
+        tracker = Guarded(config, files.path)
         _seed(config.seed)
         keep_freed_memory()
         data = prepare(config.dataset, config.seed, device)
@@ -67,6 +69,7 @@ def run(config: DictConfig, display: Display, directory: str | None = None) -> d
                 with uninterrupted():
                     files.record(row)
                     rows.append(row)
+                tracker.row(row, training["refinement"].masks)
                 display.show(row)
         except (KeyboardInterrupt, Stop, Exception) as error:
             if not rows and not isinstance(error, Exception):
@@ -81,10 +84,11 @@ def run(config: DictConfig, display: Display, directory: str | None = None) -> d
 
         seconds = time.perf_counter() - started
         summary = _summary(rows, training["refinement"], stopped, seconds)
-        draw_run(files.path)
+        figure_path = draw_run(files.path)
         if config.save_model:
             save_model(model, files.path / "model.safetensors")
         files.summarize(summary)
+        tracker.end(summary, figure_path)
         display.end(summary, files.path)
         if stopped is not None:
             raise stopped

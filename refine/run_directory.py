@@ -51,7 +51,8 @@ defaults:
 hydra:
   job:
     name: refine-run
-    config: {override_dirname: {exclude_keys: [output_dir, dataset.root, device, save_model]}}
+    config: {override_dirname: {exclude_keys: [output_dir, dataset.root, device, save_model,
+             tracker, tracker.project, tracker.uri, tracker.mode]}}
   output_subdir: null
   run: {dir: .}
   sweep:

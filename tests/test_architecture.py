@@ -13,8 +13,9 @@ MAY_IMPORT = {
     "help": {"config"},
     "experiment": {
         "build", "checkpoint", "config", "datasets", "device", "evaluation",
-        "optimizer_watch", "refinement", "replay", "report", "run_directory", "trainer",
+        "optimizer_watch", "refinement", "replay", "report", "run_directory", "tracking", "trainer",
     },
+    "tracking": {"build", "config", "report"},
     "trainer": {"datasets", "device", "evaluation", "refinement"},
     "refinement": {"evaluation", "masks", "optimizer_watch", "pruning", "replay"},
     "optimizer_watch": {"masks"},

@@ -13,7 +13,7 @@ from refine.errors import ReportError
 from refine.report.runs import Measurement, Run
 
 # They make no other experiment: repetitions differ in the seed, the rest is where a run was.
-APART = ("seed", "output_dir", "dataset.root", "device", "save_model")
+APART = ("seed", "output_dir", "dataset.root", "device", "save_model", "tracker")
 UNSET = "unset"
 CONFIDENCE = 0.95
 
@@ -72,7 +72,7 @@ def spread(values: list[float]) -> Spread:
 
 def group(runs: list[Run]) -> Grouping:
     """Groups ``runs`` by the settings that differ between them."""
-    names = dict.fromkeys(name for run in runs for name in run.settings if name not in APART)
+    names = dict.fromkeys(name for run in runs for name in run.settings if not _apart(name))
     columns = {name: [text(run.settings.get(name, UNSET)) for run in runs] for name in names}
     columns = {name: _shortened(column) for name, column in columns.items() if len({*column}) > 1}
     if not columns:
@@ -87,6 +87,10 @@ def group(runs: list[Run]) -> Grouping:
         name = " ".join(f"{setting}={settings[setting]}" for setting in shown)
         groups.append(Group(name, settings, by_values[values]))
     return Grouping(groups, shown)
+
+
+def _apart(name: str) -> bool:
+    return any(f"{name}.".startswith(f"{apart}.") for apart in APART)
 
 
 def _shown(columns: dict[str, list[str]], names: Iterable[str]) -> dict[str, list[str]]:

@@ -167,13 +167,14 @@ def _settings(path: Path) -> dict[str, Any]:
         raise Unusable(f"{path.name} is not valid YAML{where}") from None
     if not isinstance(config, dict) or not isinstance(config.get("seed"), int):
         raise Unusable(f"{path.name} is none of a run: it names no seed")
-    return dict(_flat({key: value for key, value in config.items() if key not in HEADER}))
+    return dict(flat({key: value for key, value in config.items() if key not in HEADER}))
 
 
-def _flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A configuration's settings by dotted name; a kind, ``model._target_``, as ``model``."""
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         elif key == "_target_":
             yield prefix.removesuffix("."), value
         else:
