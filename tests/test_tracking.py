@@ -300,6 +300,8 @@ def test_mlflow_has_the_rows_the_settings_and_the_files(run, store, capfd):
     assert capfd.readouterr() == ("", "")
     there = mlflow_run(store, done.directory)
     experiment = store.client().get_experiment(there.info.experiment_id)
+    home = store.uri.removeprefix("sqlite:///").removesuffix("mlflow.db")
+    assert there.info.artifact_uri.startswith(f"file://{home}artifacts/")  # not below ./mlruns
     assert (experiment.name, there.info.status) == ("tulips", "FINISHED")
     assert there.data.params["trainer.epochs"] == "2"
     assert there.data.params["model"] == "refine.models.logistic"
@@ -332,11 +334,14 @@ def test_mlflow_is_told_how_a_run_ended(error, status, run, store, tmp_path):
     assert mlflow_run(store, tmp_path / "run").info.status == status
 
 
-def test_mlflow_takes_settings_of_any_number_and_length(store, tmp_path, warned):
+def test_mlflow_takes_settings_and_layers_of_any_number_and_length(store, tmp_path, warned, capfd):
     many = [f"+model.a{number}={number}" for number in range(150)]
     overrides = ["tracker=mlflow", f"tracker.uri={store.uri}", *many, f"+model.long={'x' * 7000}"]
-    guarded(tmp_path / "run", *overrides).row(epoch_row(1), MASKS)
-    assert warned == []
+    overrides.append(f"+model.deep={{{'y' * 150}: {{{'z' * 150}: 1}}}}")
+    masks = {f"a{number}.weight": MASKS[WEIGHT] for number in range(1100)}
+    guarded(tmp_path / "run", *overrides).row(epoch_row(1), masks)
+    assert (warned, capfd.readouterr()) == ([], ("", ""))
+    assert history(store, tmp_path / "run", "layer_sparsity/a1099.weight") == [(1, 0.25)]
     params = mlflow_run(store, tmp_path / "run").data.params
     assert [params[f"model.a{number}"] for number in range(150)] == [str(n) for n in range(150)]
     assert params["model.long"] == "x" * 6000

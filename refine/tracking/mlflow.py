@@ -22,8 +22,7 @@ from refine.tracking.names import numbers
 
 STORE = "sqlite:///results/mlflow/mlflow.db"
 STATUS = {"finished": "FINISHED", "failed": "FAILED"}  # KILLED: whatever else stopped it
-BATCH = 100  # MLflow takes as many parameters at a time
-LONGEST = {"key": 250, "value": 6000}  # characters that MLflow takes of a parameter
+LONGEST_NAME, LONGEST_VALUE = 250, 6000  # characters that MLflow takes of a parameter
 
 for noisy in ("mlflow", "alembic"):  # they would write across the progress bars
     logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -56,11 +55,9 @@ class MLflow:
         self._run = self._client.create_run(experiment, run_name=run_name(directory)).info.run_id
         remember_id(directory, "mlflow", self._run)
         params = [
-            Param(name[: LONGEST["key"]], str(value)[: LONGEST["value"]])
-            for name, value in flat(config)
+            Param(name[:LONGEST_NAME], str(value)[:LONGEST_VALUE]) for name, value in flat(config)
         ]
-        for first in range(0, len(params), BATCH):
-            self._client.log_batch(self._run, params=params[first : first + BATCH])
+        self._client.log_batch(self._run, params=params)
 
     def row(self, row: EpochRow | CycleRow, sparsities: dict[str, float]) -> None:
         """Logs every number as a metric."""
@@ -96,5 +93,4 @@ class MLflow:
             for name, value in values.items()
             if (name, step) not in self._told
         ]
-        for first in range(0, len(metrics), BATCH):
-            self._client.log_batch(self._run, metrics=metrics[first : first + BATCH])
+        self._client.log_batch(self._run, metrics=metrics)
