@@ -15,7 +15,7 @@ class WandB:
 
     Of a run that is continued online, an epoch measured twice keeps the numbers of the first time,
     as steps only grow. Offline, each process leaves a directory of its own with the same id, for
-    ``wandb sync``.
+    ``wandb sync``; wandb's last 32 kB or so before a SIGKILL are not on disk.
     """
 
     def __init__(self, directory: Path, config: dict[str, Any], project: str, mode: str):
