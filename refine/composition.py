@@ -124,7 +124,7 @@ def check_groups(overrides: list[str], config_path: str | None = None) -> None:
                 f"is no group in {config_path}, where every setting has its value; set those, such "
                 f"as {name}.…=",
             )
-        if name in GROUPS[:6] and (value is None or isinstance(value, bool | int | float)):
+        if name in GROUPS[:-2] and (value is None or isinstance(value, bool | int | float)):
             known = sorted(path.stem for path in (config_directory() / name).glob("*.yaml"))
             shown = "null" if value is None else str(value)
             raise SettingError(name, f"there is no {shown!r}; {one_of(known, shown)}")

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING as REQUIRED
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -43,6 +43,10 @@ PRECISIONS = {
     "fp32": "single precision throughout",
     "bf16": "bfloat16 autocast",
     "fp16": "half precision autocast with a gradient scaler (CUDA only)",
+}
+MODES = {
+    "offline": "into files below the run's directory, which wandb sync sends",
+    "online": "sent at once; log in first, with wandb login",
 }
 
 
@@ -174,6 +178,24 @@ class SweepConfig:
 
 
 @dataclass
+class TrackerConfig:
+    """Who else is told what was measured. It has defaults as older runs' config.yaml lack it."""
+
+    _target_: str = setting(
+        "a class like those of refine/tracking/", default="refine.tracking.csv.Csv"
+    )
+    project: str = setting(
+        "name of the experiment in MLflow, of the project in wandb", default="runtime-refinement"
+    )
+    uri: str | None = setting(
+        "MLflow's store or server; null: $MLFLOW_TRACKING_URI, else "
+        "sqlite:///results/mlflow/mlflow.db",
+        default=None,
+    )
+    mode: str = setting("where wandb's figures go", choices=MODES, default="offline")
+
+
+@dataclass
 class RunConfig:
     """One run."""
 
@@ -200,11 +222,15 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 
 # Nodes of fixed keys; what else stands in the others is an argument of their _target_.
 CLOSED = {RunConfig: "", PrunerConfig: "pruner", ReplayConfig: "replay", TrainerConfig: "trainer"}
-GROUPS = ("model", "dataset", "pruner", "replay", "schedule", "trainer", "experiment", "control")
+GROUPS = (
+    "model", "dataset", "pruner", "replay", "schedule", "trainer", "tracker", "experiment",
+    "control",
+)  # fmt: skip
 BOUNDS = {
     "above": ("above", lambda value, bound: value > bound),
     "at_least": ("at least", lambda value, bound: value >= bound),
@@ -231,15 +257,25 @@ def settings(schema: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, 
         yield from settings(entry.type, f"{prefix}{entry.name}.")
 
 
-# Where and how a run is made, not what it is.
-APART = ("output_dir", "dataset.root", "device", "save_model", "resume", "checkpoint", "sweep")
+# Where and how a run is made and who is told of it; not what it is.
+APART = (
+    "output_dir", "dataset.root", "device", "save_model", "resume", "checkpoint", "sweep",
+    "tracker",
+)  # fmt: skip
+
+
+def within(name: str, names: Iterable[str]) -> bool:
+    """Whether the setting ``name`` is one of ``names``, or stands below one."""
+    return any(f"{name}.".startswith(f"{entry}.") for entry in names)
 
 
 def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a nested dictionary with its dotted name."""
+    """Every setting of a nested dictionary with its dotted name; a kind as ``model``."""
     for key, value in node.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
+        elif key == "_target_":
+            yield prefix.removesuffix("."), value
         else:
             yield f"{prefix}{key}", value
 
@@ -249,7 +285,7 @@ def fingerprint(config: DictConfig) -> str:
     values = {
         name: value
         for name, value in flat(OmegaConf.to_container(config, resolve=True))
-        if not any(name == entry or name.startswith(f"{entry}.") for entry in APART)
+        if not within(name, APART)
     }
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -31,9 +31,10 @@ from refine.optimizer_watch import needs_closure
 from refine.refinement import RuntimeRefinement
 from refine.replay import Replay
 from refine.report.figure import draw_run
-from refine.rows import EPOCHS_FILE, CycleRow, EpochRow
+from refine.rows import EPOCHS_FILE, FIGURE_FILE, CycleRow, EpochRow
 from refine.run_directory import RunDirectory
 from refine.signals import Signals
+from refine.tracking.guarded import Guarded
 from refine.trainer import Position, Stepper, train
 
 log = logging.getLogger("refine")
@@ -74,6 +75,7 @@ def run(
         keep_freed_memory()
         checkpoints = Checkpoints(files.path)
         state = _earlier(config, files.path, checkpoints) if again else None
+        tracker = Guarded(config, files.path, state["position"]["epoch"] if state else 0)
         data = prepare(config.dataset, config.seed, device)
         model = build_model(config.model, data, device)
         training, parts = _training(config, model, data, precision, signals.check)
@@ -103,6 +105,7 @@ def run(
                 with uninterrupted():
                     files.record(row)
                     rows.append(row)
+                tracker.row(row, training["refinement"].masks)
                 display.show(row)
                 due = not at.cycled and training["schedule"].due(at.epoch) is not None
                 if every and (due or at.epoch % every == 0 or at.epoch == config.trainer.epochs):
@@ -133,6 +136,7 @@ def run(
             stopped = stopped or error
         summary |= {"status": _status(stopped), "reason": _reason(stopped) if stopped else None}
         files.summarize(summary)
+        tracker.end(summary, files.path / FIGURE_FILE)
         if stopped is None:
             checkpoints.before.unlink(missing_ok=True)  # one is enough to go on to more epochs
         display.end(summary, files.path)

@@ -6,12 +6,12 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from refine.config import flat, settings
+from refine.config import APART, flat, settings, within
 from refine.errors import SettingError
 from refine.rows import CONFIG_FILE, LOCK_FILE, SUMMARY_FILE
 
 # What may be another when a run goes on; any other change would make it another run.
-FREE = ("trainer.epochs", "output_dir", "resume", "device", "save_model", "checkpoint", "sweep")
+FREE = ("trainer.epochs", *(name for name in APART if name != "dataset.root"))
 
 
 def check(directory: Path) -> None:
@@ -28,10 +28,9 @@ def check_same(directory: Path, config: DictConfig) -> None:
     """SettingError if ``config`` is another than that of the run in ``directory``."""
     text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
     before = dict(flat(yaml.safe_load(text)))
-    newer = {name for name, _ in settings() if name not in before}  # than the run
+    newer = {name.removesuffix("._target_") for name, _ in settings()} - set(before)  # than the run
     for name, value in flat(OmegaConf.to_container(config, resolve=True)):
-        free = any(name == entry or name.startswith(f"{entry}.") for entry in FREE)
-        if not free and name not in newer and before.get(name) != value:
+        if not within(name, FREE) and name not in newer and before.get(name) != value:
             raise SettingError(
                 name,
                 f"was {before.get(name, 'not there')} in {directory} and cannot be {value} now; of "

@@ -116,7 +116,7 @@ def _finished(directory: Path, config: dict) -> bool:
         read_run(directory)
     except Unusable as reason:
         raise SystemExit(f"{directory} is in the way ({reason}); remove it") from None
-    config = {key: value for key, value in config.items() if key != "output_dir"}
+    config = {key: value for key, value in config.items() if key not in ("output_dir", "tracker")}
     there = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
     if {key: there.get(key) for key in config} != config:
         raise SystemExit(f"{directory} was run with other settings; remove it or set home=DIR")

@@ -96,7 +96,8 @@ def rows(capsys, *arguments) -> list[dict]:
 def test_the_seed_and_where_a_run_was_do_not_tell_runs_apart(tmp_path):
     record(tmp_path / "a", 0.7, seed=1)
     elsewhere = {"device": "cuda", "output_dir": "b", "save_model": False}
-    record(tmp_path / "b", 0.8, seed=2, dataset__root="/elsewhere", **elsewhere)
+    told = {"tracker": {"_target_": "refine.tracking.mlflow.MLflow", "uri": "sqlite:///x.db"}}
+    record(tmp_path / "b", 0.8, seed=2, dataset__root="/elsewhere", **elsewhere, **told)
     (group,) = grouped(tmp_path).groups
     assert group.name == "all runs"
     assert [run.seed for run in group.runs] == [1, 2]

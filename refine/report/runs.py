@@ -7,13 +7,13 @@ so that nothing is averaged in or dropped in silence.
 import csv
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from refine.config import flat
 from refine.errors import ReportError
 from refine.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
 
@@ -167,17 +167,7 @@ def _settings(path: Path) -> dict[str, Any]:
         raise Unusable(f"{path.name} is not valid YAML{where}") from None
     if not isinstance(config, dict) or not isinstance(config.get("seed"), int):
         raise Unusable(f"{path.name} is none of a run: it names no seed")
-    return dict(_flat({key: value for key, value in config.items() if key not in HEADER}))
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif key == "_target_":
-            yield prefix.removesuffix("."), value
-        else:
-            yield f"{prefix}{key}", value
+    return dict(flat({key: value for key, value in config.items() if key not in HEADER}))
 
 
 def _text(path: Path) -> str:
