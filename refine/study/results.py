@@ -72,12 +72,12 @@ def picture(trials: Sequence[FrozenTrial], objective: Objective) -> Figure:
         others = [trial for trial in measured if trial not in reached and trial not in stopped]
         axes.plot(*_points(reached), "o", ms=4, color=COLOURS[0], label="finished")
         axes.plot(*_points(stopped), "x", ms=4, color=GREY, label="stopped early")
-        axes.plot(*_points(others), "o", ms=4, color=GREY, mfc="none", label="does not count")
+        axes.plot(*_points(others), "o", ms=4, color=GREY, mfc="none", label="too dense or failed")
         numbers, accuracies = _points(reached)
         so_far = [max(accuracies[: n + 1]) for n in range(len(accuracies))]
         axes.step(numbers, so_far, where="post", color=COLOURS[1], lw=1.2, label="best so far")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize=7, frameon=False)
+    figure.legend(fontsize=7, frameon=False, ncols=2, loc="outside lower center")
     return figure
 
 
@@ -106,4 +106,5 @@ def _table(trials: Sequence[FrozenTrial], objective: Objective, directory: Path)
         for trial in ranked
     ]
     header = ["run", "validation", "sparsity", *(settings(ranked[0]) if ranked else ())]
-    return Table(f"{which} of {directory}, accuracy and sparsity in per cent.", header, cells, records)
+    caption = f"{which} of {directory}, accuracy and sparsity in per cent."
+    return Table(caption, header, cells, records)
