@@ -30,8 +30,6 @@ from refine.config import config_directory
 from refine.errors import SettingError, Stop
 from refine.signals import INTERRUPTED, PREEMPTED, Signals
 
-__all__ = ["EXPLAINED", "composed", "explain", "main"]
-
 FULL_ERROR = "HYDRA_FULL_ERROR"
 SHARED_KEYS = "hydra.job.config.override_dirname.exclude_keys"
 WANTS_TRACEBACK = os.environ.get(FULL_ERROR, "0") not in ("", "0")

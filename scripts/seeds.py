@@ -18,7 +18,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from refine.cli import EXPLAINED, composed, explain
+from refine.composition import EXPLAINED, composed, explain
 from refine.experiment import run
 from refine.report.runs import Run, Unusable, read_run
 from refine.report.terminal import LogOnly, Terminal

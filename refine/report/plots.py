@@ -33,7 +33,7 @@ def save(figure: Figure, path: Path) -> None:
 def curves(grouping: Grouping) -> Figure:
     """Test accuracy over epochs: each group's mean, and the band from its lowest run to its
     highest; a dot is the last epoch before a cycle."""
-    figure, axes = _axes("epoch", "test accuracy (%)")
+    figure, axes = one_panel("epoch", "test accuracy (%)")
     for position, group in enumerate(grouping.groups):
         style = _style(position)
         by_epoch: dict[int, list[float]] = {}
@@ -58,7 +58,7 @@ def curves(grouping: Grouping) -> Figure:
 def pareto(grouping: Grouping) -> Figure:
     """Test accuracy against sparsity: each group's means at every level of cycles, joined, and at
     the end, larger, with 95 % t intervals."""
-    figure, axes = _axes("sparsity (% of all parameters)", "test accuracy (%)")
+    figure, axes = one_panel("sparsity (% of all parameters)", "test accuracy (%)")
     for position, group in enumerate(grouping.groups):
         style = _style(position)
         levels = [*group.levels().values(), [run.end for run in group.runs]]
@@ -141,7 +141,8 @@ def grid(grouping: Grouping, across: str, up: str) -> Figure:
     return figure
 
 
-def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+def one_panel(x: str, y: str) -> tuple[Figure, Axes]:
+    """An empty picture a column wide, with its axes named."""
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(x, fontsize=8)

@@ -1,0 +1,110 @@
+"""What does a study leave? A table of all trials, a picture and the best configuration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+
+from refine.errors import ReportError
+from refine.files import write_text
+from refine.report.plots import COLOURS, one_panel, save
+from refine.report.tables import Table, written
+from refine.rows import CONFIG_FILE
+from refine.study import storage
+from refine.study.objective import Objective
+from refine.study.progress import settings, shown, state
+from refine.study.search import directory_of
+
+TRIALS_FILE, FIGURE_FILE, BEST = "trials.csv", "study.png", "best"
+KEPT = (storage.ACCURACY, storage.SPARSITY, storage.EPOCHS, storage.SECONDS, storage.PROBLEM)
+ROWS = 5  # of the table on the terminal, but for a front
+GREY = "#999999"
+
+
+def write(store: storage.Storage, objective: Objective, console: Console) -> None:
+    """Writes trials.csv, study.png and best/config.yaml, and prints the best trials.
+
+    ReportError if no trial has finished or none has the sparsity; then there is no best.
+    """
+    places = {name: store.directory / name for name in (TRIALS_FILE, FIGURE_FILE, BEST)}
+    with store.locked():  # another process shall not write what it knew before
+        trials = store.trials()
+        best = objective.best(trials)
+        table = _table(trials, objective, store.directory)
+        write_text(places[TRIALS_FILE], written(table, "csv"))
+        save(picture(trials, objective), places[FIGURE_FILE])
+        if best:
+            config = directory_of(best[0], store.directory) / CONFIG_FILE
+            places[BEST].mkdir(exist_ok=True)
+            write_text(places[BEST] / CONFIG_FILE, config.read_text(encoding="utf-8"))
+    if best:
+        console.print(written(table, "table"), end="")
+    console.print(f"trials  {places[TRIALS_FILE]}")
+    console.print(f"figure  {places[FIGURE_FILE]}")
+    if best:
+        console.print(f"best    refine-run --config-path {places[BEST]}")
+        return
+    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not finished:
+        raise ReportError(f"no trial has finished; {places[TRIALS_FILE]} says why")
+    top = max(finished, key=lambda trial: trial.values[0])
+    raise ReportError(
+        f"no trial has {objective.at_sparsity:.1%} sparsity; trial {top.number} is nearest, with "
+        f"{top.user_attrs[storage.SPARSITY]:.1%}. Search more cuts, or lower --at-sparsity"
+    )
+
+
+def picture(trials: Sequence[FrozenTrial], objective: Objective) -> Figure:
+    """Validation accuracy against sparsity and the front or, with one objective, of every trial
+    in its order and of the best so far."""
+    measured = [trial for trial in trials if storage.ACCURACY in trial.user_attrs]
+    if objective.at_sparsity is None:
+        figure, axes = one_panel("sparsity (% of all parameters)", "validation accuracy (%)")
+        front = objective.best(trials)
+        axes.plot(*_points(measured, storage.SPARSITY), ".", color=GREY, label="all trials")
+        axes.plot(*_points(front, storage.SPARSITY), "o-", ms=4, color=COLOURS[0], label="front")
+    else:
+        figure, axes = one_panel("trial", "validation accuracy (%)")
+        reached = sorted(objective.ranked(trials), key=lambda trial: trial.number)
+        stopped = [trial for trial in measured if trial.state == TrialState.PRUNED]
+        others = [trial for trial in measured if trial not in reached and trial not in stopped]
+        axes.plot(*_points(reached), "o", ms=4, color=COLOURS[0], label="finished")
+        axes.plot(*_points(stopped), "x", ms=4, color=GREY, label="stopped early")
+        axes.plot(*_points(others), "o", ms=4, color=GREY, mfc="none", label="too dense or failed")
+        numbers, accuracies = _points(reached)
+        so_far = [max(accuracies[: n + 1]) for n in range(len(accuracies))]
+        axes.step(numbers, so_far, where="post", color=COLOURS[1], lw=1.2, label="best so far")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(fontsize=7, frameon=False, ncols=2, loc="outside lower center")
+    return figure
+
+
+def _points(trials: Sequence[FrozenTrial], x: str | None = None) -> tuple[list, list]:
+    """Their numbers, or what they keep as ``x`` in per cent, and their accuracies in per cent."""
+    across = [100 * trial.user_attrs[x] if x else trial.number for trial in trials]
+    return across, [100 * trial.user_attrs[storage.ACCURACY] for trial in trials]
+
+
+def _table(trials: Sequence[FrozenTrial], objective: Objective, directory: Path) -> Table:
+    """The best trials for people, all for programs."""
+    best = objective.best(trials)
+    ranked = best if objective.at_sparsity is None else objective.ranked(trials)[:ROWS]
+    which = "Pareto front" if objective.at_sparsity is None else "The best trials"
+    records = [
+        {"number": trial.number, "state": state(trial)}
+        | settings(trial)
+        | {name: trial.user_attrs.get(name) for name in KEPT}
+        | {"best": trial in best, "directory": directory_of(trial, Path())}
+        for trial in trials
+    ]
+    cells = [
+        [f"trials/{trial.number:04}"]
+        + [f"{100 * trial.user_attrs[name]:.2f}" for name in (storage.ACCURACY, storage.SPARSITY)]
+        + list(shown(trial).values())
+        for trial in ranked
+    ]
+    header = ["run", "validation", "sparsity", *(settings(ranked[0]) if ranked else ())]
+    caption = f"{which} of {directory}, accuracy and sparsity in per cent."
+    return Table(caption, header, cells, records)

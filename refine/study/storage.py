@@ -1,0 +1,129 @@
+"""Which trials are there, whichever process made them? A study on disk that several share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from refine.errors import SettingError
+from refine.files import uninterrupted
+from refine.study.lock import at_work, living, locked
+from refine.study.objective import Objective
+from refine.study.space import Space
+
+NAME, JOURNAL, LOCK, PROCESSES = "refine-study", "study.journal", ".lock", ".processes"
+# Keys of what is kept of a trial, beside its values. A failed trial without PROBLEM was left by
+# its process: it does not count.
+OWNER, PROBLEM, ACCURACY, SPARSITY, EPOCHS, SECONDS = (
+    "process", "problem", "validation_accuracy", "sparsity", "epochs", "seconds",
+)  # fmt: skip
+
+
+class Storage:
+    """The study in ``directory``, made if there is none; a context while this process is at work.
+
+    ``command``: what makes it this study, options and overrides. SettingError if the directory
+    cannot be written, belongs to something else or to a study of another command.
+    """
+
+    def __init__(self, directory: Path, command: list[str], objective: Objective):
+        self.directory = directory
+        self._objective = objective
+        self._lock = directory / LOCK
+        journal = directory / JOURNAL
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            if {path.name for path in directory.iterdir()} - {LOCK} and not journal.is_file():
+                _refuse(f"{directory} holds something other than a study; choose another")
+            with locked(self._lock):
+                self._open(journal, command)
+        except FileExistsError:
+            _refuse(f"{directory} is not a directory; choose another")
+        except OSError as error:
+            _refuse(f"{directory} cannot be written ({error.strerror}); choose another place")
+
+    def _open(self, journal: Path, command: list[str]) -> None:
+        try:
+            backend = JournalFileBackend(str(journal), JournalFileOpenLock(str(journal)))
+            storage = JournalStorage(backend)
+            if not storage.get_all_studies():
+                directions = self._objective.directions
+                optuna.create_study(storage=storage, study_name=NAME, directions=directions)
+            self._study = optuna.load_study(storage=storage, study_name=NAME)
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            _refuse(f"{journal} cannot be read ({error}); it is damaged or not a study's")
+        begun = self._study.user_attrs.get("command")
+        if begun is None:
+            self._study.set_user_attr("command", command)
+        elif begun != command:
+            theirs = next((part for part in begun if part not in command), "less")
+            ours = next((part for part in command if part not in begun), "less")
+            _refuse(
+                f"{self.directory} was begun with {theirs}, and here is {ours}; "
+                "repeat its command to continue it or choose another"
+            )
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """This process has trials of its own; what it leaves running at the end has failed."""
+        with at_work(self.directory / PROCESSES, self._lock) as self._process:
+            try:
+                yield
+            finally:
+                with locked(self._lock), uninterrupted():
+                    self._close(lambda owner: owner == self._process)
+
+    def locked(self):
+        """One process at a time is in this block."""
+        return locked(self._lock)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All of them, in the order of their numbers."""
+        with uninterrupted():  # as all below: within it, Optuna may take Ctrl-C for another error
+            return self._study.get_trials(deepcopy=False)
+
+    def ask(self, space: Space, seed: int, limit: int) -> Trial | None:
+        """A new trial, with its values; None if there are ``limit`` that count."""
+        with locked(self._lock), uninterrupted():
+            alive = living(self.directory / PROCESSES)
+            self._close(lambda owner: owner not in alive)
+            trials = self.trials()
+            if sum(_counts(trial) for trial in trials) >= limit:
+                return None
+            self._study.sampler = self._objective.sampler(seed, len(trials))
+            trial = self._study.ask(space.searched)
+            trial.set_user_attr(OWNER, self._process)
+            return trial
+
+    def report(self, trial: Trial, accuracy: float, epoch: int) -> list[FrozenTrial]:
+        """Keeps a running trial's validation accuracy; all trials, with that."""
+        with uninterrupted():
+            trial.report(accuracy, epoch)
+        return self.trials()
+
+    def tell(self, trial: Trial, state: TrialState, kept: dict[str, object]) -> FrozenTrial:
+        """Ends a trial; ``kept`` by the keys above."""
+        values = None
+        if state == TrialState.COMPLETE:
+            values = self._objective.values(kept[ACCURACY], kept[SPARSITY])
+        with uninterrupted():
+            for key, value in kept.items():
+                trial.set_user_attr(key, value)
+            return self._study.tell(trial, values, state)
+
+    def _close(self, theirs) -> None:
+        for trial in self.trials():
+            if trial.state == TrialState.RUNNING and theirs(trial.user_attrs.get(OWNER)):
+                self._study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    return trial.state != TrialState.FAIL or PROBLEM in trial.user_attrs
+
+
+def _refuse(problem: str) -> None:
+    raise SettingError("--directory", problem)
