@@ -35,7 +35,7 @@ def build(setting: str, node: DictConfig | dict, *args: Any, offered: dict | Non
         return made(*args)
     except SettingError:
         raise
-    except Exception as error:  # every constructor refuses in its own way
+    except (Exception, SystemExit) as error:  # every constructor refuses in its own way
         raise SettingError(setting, f"{node['_target_']} refuses its settings: {error}") from error
 
 

@@ -207,8 +207,8 @@ class RunConfig:
         pattern=r"auto|cpu|mps|cuda(:\d+)?",
     )
     output_dir: str | None = setting(
-        "the run's own directory; null: results/runs/<date>/<time>, in a sweep "
-        "results/sweeps/<date>/<time>/<overrides>"
+        "the run's own directory; null: results/runs/<date>/<time>. Of a sweep: the directory of "
+        "all its runs; null: results/sweeps/<what is varied>-<hash>"
     )
     save_model: bool = setting("leave model.safetensors in the run's directory")
     resume: str | None = setting(

@@ -20,15 +20,20 @@ Examples
   refine-run model=resnet18 dataset=cifar10 trainer=sgd_one_cycle schedule.interval=4
   refine-run dataset=image_folder dataset.root=~/flowers dataset.image_size=64
   refine-run -m pruner.ratio=0.1,0.15,0.2 schedule.interval=3,5,10    a run for every pair
+  refine-run -m seed=1,2,3,4 hydra/launcher=joblib   several at a time; again: goes on where it was
+  refine-run resume=results/runs/2026-01-31/12-00-00 trainer.epochs=40   goes on, with more epochs
 """
 FLAGS = """\
 Flags
-  -m, --multirun       a run for every combination of comma-separated values
+  -m, --multirun       a sweep: a run for every combination of comma-separated values; what has
+                       finished is skipped, what has not is gone on with (sweep.dry_run=true lists)
   --cfg job            print the configuration and stop
   --config-path DIR    run the config.yaml of DIR, such as an earlier run's directory, again
   --hydra-help         what Hydra itself can do
+SIGTERM, SIGUSR1 and Ctrl-C save at the next step and stop; Ctrl-C twice stops at once.
 Errors are one or two lines; HYDRA_FULL_ERROR=1 shows the traceback. Exit code: 0 done, 1 error,
-2 unknown flag, 130 interrupted."""
+2 unknown flag, 75 stopped by SIGTERM or SIGUSR1 (the same command, or resume=, goes on), 130
+interrupted."""
 
 
 def help_text(config: DictConfig) -> str:
@@ -38,7 +43,7 @@ def help_text(config: DictConfig) -> str:
 
 def _groups() -> str:
     lines = ["Groups: each answers a question with one word, such as pruner=random"]
-    for group in GROUPS:
+    for group in (*GROUPS, "hydra/launcher"):
         for path in sorted((config_directory() / group).glob("*.yaml")):
             comments = [
                 line[2:]

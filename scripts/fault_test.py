@@ -1,6 +1,6 @@
 """Does a run survive what happens to runs?
 
-    python scripts/fault_test.py [kills=30] [only=NAME,…] [home=results/faults]
+    python scripts/fault_test.py [kills=30] [only=NAME,…] [home=results/faults] [runs=200]
 
 Does it all for real to a small run of the digits, with ``refine-run`` in processes of its own:
 
@@ -10,8 +10,9 @@ Does it all for real to a small run of the digits, with ``refine-run`` in proces
     term         SIGTERM at random moments
     cut_short    the latest checkpoint cut to 0, 10, … 90 % of its length
     full         a disk that is full while the tables, the checkpoint or the figure is written
+    many         no fault: 200 tiny runs in one sweep; memory and the time of the report
 
-Each is gone on with by ``refine-run resume=DIR`` and compared with a run that nothing happened to:
+Each run is gone on with by ``refine-run resume=DIR`` and compared with a run that nothing happened to:
 ``metrics.csv`` and ``cycles.csv``, times apart, and every bit of the weights. The disk is a tmpfs
 where one may be mounted, else a limit on the size of a file. Writes ``faults.md``; the exit code is
 1 if anything differs.
@@ -26,6 +27,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,14 +41,19 @@ RUN = (
     "trainer.batch_size=50", "trainer=sgd_one_cycle", "schedule.interval=2", "replay.steps=10",
     "replay.buffer_size=100",
 )  # fmt: skip
-OWN = {"kills": "30", "only": "kill,checkpoint,cycle,term,cut_short,full", "home": "results/faults"}
+
+DOT = (  # the smallest run that is one
+    "dataset.subset_size=40", "dataset.image_size=8", "dataset.augment=none", "model=logistic",
+    "trainer.epochs=1", "trainer.batch_size=20", "save_model=false",
+)  # fmt: skip
 PREEMPTED = 75
 Row = tuple[str, str, bool]  # what happened when, and then; whether all was well
 
 
 def main(arguments: list[str]) -> int:
-    own = OWN | dict(entry.split("=", 1) for entry in arguments)
-    if unknown := set(own) - set(OWN) or set(own["only"].split(",")) - set(FAULTS):
+    usual = {"kills": "30", "only": ",".join(FAULTS), "home": "results/faults", "runs": "200"}
+    own = usual | dict(entry.split("=", 1) for entry in arguments)
+    if unknown := set(own) - set(usual) or set(own["only"].split(",")) - set(FAULTS):
         raise SystemExit(f"there is no {', '.join(unknown)}; see the head of this script")
     lines = ["| fault | times | gone on with, and the same to the bit | what was seen |"]
     lines.append("|---|---|---|---|")
@@ -55,7 +62,8 @@ def main(arguments: list[str]) -> int:
         whole = Path(place) / "whole"
         started = time.monotonic()
         start(whole).wait()
-        bench = Bench(Path(place), whole, time.monotonic() - started, int(own["kills"]))
+        seconds = time.monotonic() - started
+        bench = Bench(Path(place), whole, seconds, int(own["kills"]), int(own["runs"]))
         for name in own["only"].split(","):
             rows = []
             for moment, outcome, well in FAULTS[name](bench):
@@ -75,8 +83,9 @@ def main(arguments: list[str]) -> int:
 class Bench:
     """Where the runs are, the undisturbed one, its seconds, and how many to disturb."""
 
-    def __init__(self, place: Path, whole: Path, seconds: float, kills: int):
+    def __init__(self, place: Path, whole: Path, seconds: float, kills: int, runs: int):
         self.place, self.whole, self.seconds, self.kills = place, whole, seconds, kills
+        self.runs = runs
         self.chance = random.Random(1)
         self._number = 0
 
@@ -227,6 +236,37 @@ def full(bench: Bench) -> Iterator[Row]:
         yield f"{room / 2**20:.2f} MiB, checkpoint.every={every}", at, well
 
 
+def many(bench: Bench) -> Iterator[Row]:
+    directory = bench.new()
+    process = start(directory, "-m", *DOT, f"seed=range({bench.runs})", f"output_dir={directory}")
+    reader = threading.Thread(target=process.communicate)
+    reader.start()
+    memory: dict[int, float] = {}  # MiB, by runs that are finished
+    while process.poll() is None:
+        finished = sum(1 for _ in directory.glob("*/summary.json"))
+        memory.setdefault(finished, resident(process.pid))
+        time.sleep(0.2)
+    reader.join()
+    counts = sorted(count for count in memory if count >= bench.runs // 4)
+    growth = (memory[counts[-2]] - memory[counts[0]]) / max(1, counts[-2] - counts[0])
+    started = time.monotonic()
+    command = [sys.executable, "-m", "refine.report", str(directory)]
+    report = subprocess.run(command, capture_output=True, text=True)
+    seconds = time.monotonic() - started
+    well = process.returncode == report.returncode == 0 and growth < 1 and seconds < 5
+    what = f"{growth:.2f} MiB more a run at {memory[counts[-2]]:.0f} MiB, report {seconds:.1f} s"
+    yield f"{bench.runs} runs", what, well
+
+
+def resident(process: int) -> float:
+    """MiB of memory that a process holds; 0 once it has gone."""
+    try:
+        pages = Path(f"/proc/{process}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0.0
+    return int(pages) * resource.getpagesize() / 2**20
+
+
 def whole_checkpoint(path: Path) -> bool:
     try:
         return bool(read(path))
@@ -262,7 +302,7 @@ class small_disk:
 
 FAULTS = {
     "kill": kill, "checkpoint": checkpoint, "cycle": cycle, "term": term, "cut_short": cut_short,
-    "full": full,
+    "full": full, "many": many,
 }  # fmt: skip
 
 if __name__ == "__main__":

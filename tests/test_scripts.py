@@ -1,6 +1,7 @@
 """The scripts that make the committed results, on small runs."""
 
 import csv
+import os
 import subprocess
 import sys
 
@@ -60,3 +61,14 @@ def test_a_mistake_in_an_override_is_one_line(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "there is no 'nothing'" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_runs_survive_faults(tmp_path):
+    done = script("fault_test.py", "kills=3", "runs=8", "home=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (tmp_path / "out" / "faults.md").read_text().splitlines()
+    assert len(table) == 2 + 7
+    for line in table[2:]:
+        _, _, times, good, *_ = line.split("|")
+        assert int(times) == int(good) > 0

@@ -22,7 +22,7 @@ last epoch before the next cycle, and at the end.
 """
 EXAMPLES = """\
 examples:
-  refine-report results/sweeps/2026-01-31/12-00-00      a table of every group in a sweep
+  refine-report results/sweeps/pruner.ratio-3fa9c2       a table of every group in a sweep
   refine-report results/runs --format latex --output paper/table.tex
   refine-report sweep --paired pruner.importance=random     every group against this one, by seed
   refine-report sweep --plot pareto --output figures/pareto.pdf
