@@ -12,10 +12,10 @@ Does it all for real to a small run of the digits, with ``refine-run`` in proces
     full         a disk that is full while the tables, the checkpoint or the figure is written
     many         no fault: 200 tiny runs in one sweep; memory and the time of the report
 
-Each run is gone on with by ``refine-run resume=DIR`` and compared with a run that nothing happened to:
-``metrics.csv`` and ``cycles.csv``, times apart, and every bit of the weights. The disk is a tmpfs
-where one may be mounted, else a limit on the size of a file. Writes ``faults.md``; the exit code is
-1 if anything differs.
+Each run is gone on with by ``refine-run resume=DIR`` and compared with one that nothing happened
+to: ``metrics.csv`` and ``cycles.csv``, times apart, and every bit of the weights. The disk is a
+tmpfs where one may be mounted, else a limit on the size of a file. Writes ``faults.md``; the exit
+code is 1 if anything differs.
 """
 
 import csv
@@ -253,7 +253,8 @@ def many(bench: Bench) -> Iterator[Row]:
     command = [sys.executable, "-m", "refine.report", str(directory)]
     report = subprocess.run(command, capture_output=True, text=True)
     seconds = time.monotonic() - started
-    well = process.returncode == report.returncode == 0 and growth < 1 and seconds < 5
+    steady = growth < 1 or bench.runs < 100  # the first runs fill what the allocator then keeps
+    well = process.returncode == report.returncode == 0 and steady and seconds < 5
     what = f"{growth:.2f} MiB more a run at {memory[counts[-2]]:.0f} MiB, report {seconds:.1f} s"
     yield f"{bench.runs} runs", what, well
 
