@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import MISSING as REQUIRED
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from refine.errors import SettingError, one_of
+from refine.names import APART, flat, within
 
 IMPORTANCES = {
     "magnitude": "|w| (Han et al. 2015)",
@@ -255,29 +256,6 @@ def settings(schema: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + entry.name, entry
     for entry in below:
         yield from settings(entry.type, f"{prefix}{entry.name}.")
-
-
-# Where and how a run is made and who is told of it; not what it is.
-APART = (
-    "output_dir", "dataset.root", "device", "save_model", "resume", "checkpoint", "sweep",
-    "tracker",
-)  # fmt: skip
-
-
-def within(name: str, names: Iterable[str]) -> bool:
-    """Whether the setting ``name`` is one of ``names``, or stands below one."""
-    return any(f"{name}.".startswith(f"{entry}.") for entry in names)
-
-
-def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of a nested dictionary with its dotted name; a kind as ``model``."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        elif key == "_target_":
-            yield prefix.removesuffix("."), value
-        else:
-            yield f"{prefix}{key}", value
 
 
 def fingerprint(config: DictConfig) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from refine.config import APART, flat, settings, within
+from refine.config import settings
 from refine.errors import SettingError
+from refine.names import APART, flat, within
 from refine.rows import CONFIG_FILE, LOCK_FILE, SUMMARY_FILE
 
 # What may be another when a run goes on; any other change would make it another run.

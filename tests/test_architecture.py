@@ -6,7 +6,7 @@ from pathlib import Path
 import refine
 
 HOME = Path(refine.__file__).parent
-LEAVES = {"errors", "files", "rows"}
+LEAVES = {"errors", "files", "names", "rows"}
 # Each part may import the leaves and what stands here; imports point down this list.
 MAY_IMPORT = {
     "study": {"composition", "config", "experiment", "report"},
@@ -17,8 +17,12 @@ MAY_IMPORT = {
     "help": {"config"},
     "composition": {"config"},
     "experiment": {
-        "build", "checkpoint", "config", "datasets", "device", "evaluation", "optimizer_watch",
-        "refinement", "replay", "report", "run_directory", "signals", "tracking", "trainer",
+        "assembly", "checkpoint", "config", "datasets", "device", "refinement", "report",
+        "run_directory", "signals", "tracking", "trainer",
+    },
+    "assembly": {
+        "build", "checkpoint", "datasets", "device", "evaluation", "optimizer_watch", "refinement",
+        "replay", "trainer",
     },
     "tracking": {"build", "config"},
     "checkpoint": {"refinement", "replay", "trainer"},
@@ -31,7 +35,7 @@ MAY_IMPORT = {
     "run_directory": set(),
     "resume": {"config"},
     "sweep": {"config", "report"},
-    "report": {"config"},
+    "report": set(),
     "build": set(),
     "config": set(),
     "device": set(),
@@ -43,11 +47,12 @@ MAY_IMPORT = {
     "signals": set(),
     "errors": set(),
     "files": set(),
+    "names": set(),
     "rows": set(),
 }  # fmt: skip
 TORCHLESS = (
-    "cli", "composition", "config", "help", "resume", "signals", "sweep", "errors", "files", "rows",
-    "report", "study",
+    "cli", "composition", "config", "help", "resume", "signals", "sweep", "errors", "files",
+    "names", "rows", "report", "study",
 )  # fmt: skip
 # The command line, what overrides mean, and a study's values, which are of the same grammar.
 KNOW_HYDRA = {HOME / "cli.py", HOME / "composition.py", HOME / "study" / "space.py"}

@@ -17,7 +17,7 @@ SMALL = (
 def script(name, *arguments, cwd):
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts" / name), *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=600,
+        cwd=cwd, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
 
 
@@ -63,12 +63,20 @@ def test_a_mistake_in_an_override_is_one_line(tmp_path):
     assert "there is no 'nothing'" in done.stderr
 
 
+FAULTS = ("kill", "checkpoint", "cycle", "term", "cut_short", "full", "many")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_runs_survive_faults(tmp_path):
-    done = script("fault_test.py", "kills=3", "runs=8", "home=out", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("faults", "kills"),
+    [(("kill", "cycle", "term"), 1), pytest.param(FAULTS, 6, marks=pytest.mark.long)],
+)
+def test_runs_survive_faults(tmp_path, faults, kills):
+    asked = (f"only={','.join(faults)}", f"kills={kills}", "runs=8", "home=out")
+    done = script("fault_test.py", *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     table = (tmp_path / "out" / "faults.md").read_text().splitlines()
-    assert len(table) == 2 + 7
+    assert [line.split("|")[1].strip() for line in table[2:]] == list(faults)
     for line in table[2:]:
         _, _, times, good, *_ = line.split("|")
         assert int(times) == int(good) > 0

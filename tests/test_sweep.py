@@ -171,7 +171,7 @@ def installed(extra):
 @pytest.mark.parametrize("launcher", [
     pytest.param("joblib", marks=installed("joblib")),
     pytest.param("submitit_local", marks=installed("submitit")),
-    pytest.param("ray", marks=installed("ray")),
+    pytest.param("ray", marks=[installed("ray"), pytest.mark.long]),
 ])  # fmt: skip
 def test_launchers(launcher, tmp_path):
     done = refine(*SWEEP[:-1], "seed=1", f"hydra/launcher={launcher}", "output_dir=s", cwd=tmp_path)
@@ -243,6 +243,7 @@ def test_workers_are_gpus_where_there_are_some(monkeypatch):
 
 
 @posix
+@pytest.mark.long
 def test_two_starts_at_the_same_time_share_the_work(tmp_path):
     sweep = (*SWEEP, "trainer.epochs=20", "output_dir=s")
     processes = [start(*sweep, cwd=tmp_path) for _ in range(2)]

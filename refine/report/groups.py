@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from refine import config
 from refine.errors import ReportError
+from refine.names import APART, within
 from refine.report.runs import Measurement, Run
 
 # They make no other experiment: repetitions differ in the seed, the rest is where a run was.
-APART = ("seed", *config.APART)
+REPEATED = ("seed", *APART)
 UNSET = "unset"
 CONFIDENCE = 0.95
 
@@ -74,7 +74,7 @@ def spread(values: list[float]) -> Spread:
 def group(runs: list[Run]) -> Grouping:
     """Groups ``runs`` by the settings that differ between them."""
     names = dict.fromkeys(
-        name for run in runs for name in run.settings if not config.within(name, APART)
+        name for run in runs for name in run.settings if not within(name, REPEATED)
     )
     columns = {name: [text(run.settings.get(name, UNSET)) for run in runs] for name in names}
     columns = {name: _shortened(column) for name, column in columns.items() if len({*column}) > 1}

@@ -1,18 +1,16 @@
 """How is a study carried out? Ask for a trial, run it, tell what it measured."""
 
-import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
-from rich.console import Console
 
 from refine.composition import explain
 from refine.errors import SettingError, Stop
 from refine.experiment import run
-from refine.report.terminal import Terminal
+from refine.report.terminal import LogOnly
 from refine.rows import CycleRow, EpochRow
 from refine.study import storage
 from refine.study.objective import Objective
@@ -54,7 +52,7 @@ class _Watch:
     def __init__(self, trial: Trial, plan: Search, store: Storage, progress: Progress):
         self._trial, self._plan, self._store = trial, plan, store
         self._progress = progress
-        self._log = Terminal(Console(file=io.StringIO()))  # for run.log; nobody reads the rest
+        self._log = LogOnly()
         self.last: EpochRow | None = None
 
     def begin(self, headline: str, epochs: int) -> None:
@@ -88,6 +86,7 @@ def _try(trial: Trial, plan: Search, store: Storage, watch: _Watch) -> FrozenTri
     kept: dict[str, Any] = {}
     try:
         config = checked(plan.space.overrides(trial.params))
+        config.checkpoint.every = 0  # a trial that is killed is not gone on with
         summary = run(config, watch, str(directory_of(trial, store.directory)))
         if summary["validation_accuracy"] is None:
             raise SettingError(

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from refine.config import flat
+from refine.names import flat
 from refine.rows import CONFIG_FILE, CYCLES_FILE, EPOCHS_FILE, SUMMARY_FILE, CycleRow, EpochRow
 from refine.tracking.identity import known_id, remember_id, run_name
 from refine.tracking.names import numbers
