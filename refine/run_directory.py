@@ -42,6 +42,7 @@ from refine.rows import (
 log = logging.getLogger("refine")
 TABLES = {EpochRow: EPOCHS_FILE, CycleRow: CYCLES_FILE}
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "safetensors")
+LOCK_SECONDS = 1.0  # a sweep that looks whether somebody is at a run has its lock for a moment
 ENVIRONMENT_FILE = "environment.json"
 FILES = (
     EPOCHS_FILE, CYCLES_FILE, SUMMARY_FILE, LOG_FILE, FIGURE_FILE, CONFIG_FILE, ENVIRONMENT_FILE,
@@ -184,7 +185,7 @@ def _claim(asked: str | None, again: bool) -> tuple[Path, FileLock, list[Path]]:
             if not again and any(path.iterdir()):
                 raise FileExistsError
             lock = FileLock(path / LOCK_FILE)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=LOCK_SECONDS)
             if not again and any(entry.name != LOCK_FILE for entry in path.iterdir()):
                 lock.release()
                 raise FileExistsError

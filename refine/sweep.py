@@ -23,7 +23,7 @@ from refine.config import fingerprint
 from refine.errors import ReportError
 from refine.files import write_text
 from refine.report import groups, runs, tables
-from refine.rows import EPOCHS_FILE, LOCK_FILE, SUMMARY_FILE
+from refine.rows import EPOCHS_FILE, LOCK_FILE, LOG_FILE, SUMMARY_FILE
 
 NAME_LENGTH = 120  # of a directory; file systems end at 255 bytes
 SECONDS = 0.5  # between looks at the directories
@@ -43,7 +43,7 @@ class Job:
     def __post_init__(self) -> None:
         self.fingerprint = fingerprint(self.config)
         self.before = self.summary()
-        self._seen = self._changed()
+        self._seen, self._log_seen = self._changed(SUMMARY_FILE), self._changed(LOG_FILE)
 
     @property
     def directory(self) -> Path | None:
@@ -63,7 +63,7 @@ class Job:
     def ended(self) -> dict[str, Any] | None:
         """The summary, if it is one of this sweep, or that of a run which was finished before."""
         summary = self.summary()
-        old = self._changed() == self._seen
+        old = self._changed(SUMMARY_FILE) == self._seen
         return None if old and not self.skipped() else summary
 
     def skipped(self) -> bool:
@@ -100,9 +100,13 @@ class Job:
         status = (self.before or {}).get("status", "unfinished")
         return f"resume: {status} after epoch {self.epochs()} of {self.config.trainer.epochs}"
 
-    def _changed(self) -> int | None:
+    def begun(self) -> bool:
+        """Whether a process has been at it since the sweep was started."""
+        return self._changed(LOG_FILE) != self._log_seen
+
+    def _changed(self, name: str) -> int | None:
         try:
-            return (self.directory / SUMMARY_FILE).stat().st_mtime_ns
+            return (self.directory / name).stat().st_mtime_ns
         except (OSError, TypeError):
             return None
 
@@ -192,7 +196,7 @@ class Watch:
     def _state(self, done: int) -> str:
         told = [job for job in self.jobs if job.told]
         failed = sum(not job.finished() for job in told)
-        running = sum(job.running() for job in self.jobs if not job.told)
+        running = sum(job.begun() for job in self.jobs if not job.told)
         text = f"{len(told) - failed} of {len(self.jobs)} done, {running} running, {failed} failed"
         new = done - self._head_start
         if new > 0:

@@ -8,14 +8,17 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 from conftest import ROOT, SMALL, Quiet
+from filelock import FileLock
 from test_experiment import rows
 
-from refine import checkpoint
+from refine import checkpoint, experiment
 from refine.checkpoint import MAGIC, Checkpoints, Damaged, read
+from refine.composition import composed
 from refine.errors import SettingError, Stop
 from refine.trainer import Stepper
 
@@ -330,6 +333,16 @@ def test_the_second_process_in_a_directory_is_told_and_touches_nothing(run, tmp_
     assert "exists and is not empty" in first.stderr
     assert "another process is running" in second.stderr
     assert done.summary["status"] == "finished"
+
+
+def test_who_only_looks_whether_a_run_is_going_on_is_not_in_its_way(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    lock = FileLock(tmp_path / "run" / ".lock", thread_local=False)
+    lock.acquire()
+    threading.Timer(0.2, lock.release, kwargs={"force": True}).start()
+    config = composed([*TINY])
+    experiment.run(config, Quiet(), str(tmp_path / "run"), again=True)
+    assert (tmp_path / "run" / "summary.json").is_file()
 
 
 @posix
