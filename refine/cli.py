@@ -113,10 +113,12 @@ def _sweep(asked: Namespace) -> int:
         for overrides, config in jobs(asked.overrides, asked.config_path):
             own = [entry for entry in overrides if entry not in shared] or overrides
             todo.append(sweep.Job(" ".join(own), config, place))
+    sweep.check(todo)
     if todo[0].config.sweep.dry_run:
         sweep.show_plan(todo, console)
         return 0
-    sys.argv += [f"hydra.sweep.dir='{place}'", f"{SHARED_KEYS}=[{','.join(keys_of(shared))}]"]
+    quoted = str(place).replace("'", r"\'")
+    sys.argv += [f"hydra.sweep.dir='{quoted}'", f"{SHARED_KEYS}=[{','.join(keys_of(shared))}]"]
     problem: Exception | None = None
     with sweep.Watch(todo, console), Signals(at_once=True):
         try:

@@ -20,8 +20,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from refine.config import fingerprint
-from refine.errors import ReportError
+from refine.errors import ReportError, SettingError
 from refine.files import write_text
+from refine.names import APART
 from refine.report import groups, runs, tables
 from refine.rows import EPOCHS_FILE, LOCK_FILE, LOG_FILE, SUMMARY_FILE
 
@@ -121,6 +122,21 @@ def directory(place: Path, label: str, config: DictConfig) -> Path:
     mark = fingerprint(config)
     name = label.replace("/", "_")[:NAME_LENGTH] or "run"
     return find(place, mark) or place / f"{name}-{mark}"
+
+
+def check(jobs: list[Job]) -> None:
+    """SettingError if there is no job, or two are the same run."""
+    if not jobs:
+        raise SettingError("refine-run -m", "there is nothing to run: a setting has no value")
+    first: dict[str, Job] = {}
+    for job in jobs:
+        other = first.setdefault(job.fingerprint, job)
+        if other is not job:
+            raise SettingError(
+                "refine-run -m",
+                f"{other.name} and {job.name} are one run twice ({', '.join(APART)} make no other "
+                "run); sweep over them with an output_dir each",
+            )
 
 
 def show_plan(jobs: list[Job], console: Console) -> None:

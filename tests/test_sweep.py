@@ -156,6 +156,22 @@ def test_every_value_is_checked_before_anything_is_run(command, tmp_path):
     assert (done.code, "refine-study" in done.err) == (1, True)
 
 
+@pytest.mark.parametrize("values", ["seed=1,1", "device=auto,cpu", "seed=range(0)"])
+def test_what_makes_no_sweep_is_named(command, tmp_path, values):
+    done = command("-m", *FAST, values)
+    assert done.code == 1
+    assert len(done.err.strip().splitlines()) <= 2
+    assert "refine-run -m" in done.err or "seed" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_below_a_directory_of_any_name(command, tmp_path):
+    place = tmp_path / "what's this, [really] =1"
+    done = command(*SWEEP[:-1], "seed=1", 'output_dir="what\'s this, [really] =1"')
+    assert (done.code, done.err) == (0, "")
+    assert len(runs(place)) == 2
+
+
 def test_groups_and_globs_are_swept(command, tmp_path):
     done = command("-m", *FAST, "pruner=glob([m*,none])", "output_dir=s")
     assert done.code == 0
