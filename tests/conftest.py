@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from recorded import record, sweep
 
 from refine import cli, experiment
 from refine.report.terminal import LogOnly
@@ -102,3 +103,23 @@ def cifar10(tmp_path_factory):
                 if len(taken) == 10 and min(taken.values()) == count:
                     break
     return home / "cifar10"
+
+
+@pytest.fixture
+def two(tmp_path):
+    sweep(tmp_path / "runs" / "a", pruner__ratio=0.1)
+    record(tmp_path / "runs" / "b", 0.8, pruner__ratio=0.2)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def swept(tmp_path):
+    for ratio in (0.1, 0.2):
+        for interval in (2, 10):
+            for seed in (1, 2):
+                if (ratio, interval) != (0.2, 10):
+                    place = tmp_path / "sweep" / f"{ratio},{interval},{seed}"
+                    accuracy = 0.9 - ratio - 0.01 * interval + 0.02 * seed
+                    kinds = {"pruner__ratio": ratio, "schedule__interval": interval}
+                    record(place, accuracy, seed, **kinds)
+    return tmp_path / "sweep"

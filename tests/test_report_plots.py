@@ -1,0 +1,126 @@
+"""Is every picture drawn, and right?"""
+
+import statistics
+import struct
+from pathlib import Path
+
+import pytest
+from matplotlib.colors import to_hex
+from recorded import BELOW_THE_END, grouped, record
+
+from refine.errors import ReportError
+from refine.report import plots
+from refine.report.cli import main
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Width and height that a PNG names in its header."""
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert content.endswith(b"IEND\xaeB`\x82")
+    return struct.unpack(">II", content[16:24])
+
+
+@pytest.mark.parametrize("kind", ["curves", "pareto", "grid"])
+def test_every_picture_is_drawn(swept, tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(swept), "--plot", kind]) == 0
+    assert capsys.readouterr().out == f"wrote {kind}.png\n"
+    width, height = size(tmp_path / f"{kind}.png")
+    assert width == 1050  # 3.5 inches
+    assert 500 < height < 1500
+
+
+def test_pictures_of_a_single_run_are_drawn(tmp_path):
+    run = record(tmp_path / "run", 0.7)
+    for kind in ("curves", "pareto"):
+        path = tmp_path / "figures" / f"{kind}.png"
+        assert main([str(run), "--plot", kind, "--output", str(path)]) == 0
+        assert size(path)[0] == 1050
+
+
+def test_a_picture_can_be_a_pdf(swept, tmp_path):
+    path = tmp_path / "pareto.pdf"
+    assert main([str(swept), "--plot", "pareto", "--output", str(path)]) == 0
+    assert path.read_bytes().startswith(b"%PDF")
+
+
+def test_curves_show_mean_and_band(swept):
+    figure = plots.curves(grouped(swept))
+    (axes,) = figure.axes
+    first = axes.lines[0]
+    assert list(first.get_xdata()) == [1, 2, 3, 4]
+    end = 0.9 - 0.1 - 0.02 + 0.03  # the mean of the first group's two seeds
+    assert first.get_ydata() == pytest.approx([100 * (end - below) for below in BELOW_THE_END])
+    assert first.get_markevery() == [1]  # a cycle follows the second epoch
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() == pytest.approx(100 * (end - 0.4 - 0.01))
+    assert band.max() == pytest.approx(100 * (end - 0.1 + 0.01))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[0] == "pruner.ratio=0.1 schedule.interval=2 (n=2)"
+
+
+def test_pareto_shows_every_level_and_the_end(swept):
+    figure = plots.pareto(grouped(swept))
+    joined = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
+    assert len(joined) == 3
+    assert list(joined[0].get_xdata()) == pytest.approx([0, 15, 30])
+    assert list(joined[0].get_ydata()) == pytest.approx([51, 71, 81])
+    bars = figure.axes[0].containers[2].lines[2][0].get_segments()[0]  # of the first group's end
+    half = 12.70620474 * statistics.stdev([80, 82]) / 2**0.5
+    assert bars[:, 1] == pytest.approx([81 - half, 81 + half])
+
+
+def test_more_groups_than_colours_are_still_told_apart(tmp_path):
+    for number in range(21):
+        record(tmp_path / str(number), 0.7, pruner__ratio=(number + 1) / 100)
+    lines = plots.curves(grouped(tmp_path)).axes[0].lines
+    styles = {(to_hex(line.get_color()), line.get_linestyle()) for line in lines}
+    assert len(styles) == 21
+
+
+def test_grid_shows_mean_and_number_in_every_cell(swept):
+    axes = plots.grid(grouped(swept), "pruner.ratio", "schedule.interval").axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0.1", "0.2"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["2", "10"]
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    # Two runs with (0.2, 10) do not exist; their cell is empty.
+    assert cells == {(0, 0): "81.00\nn=2", (1, 0): "71.00\nn=2", (0, 1): "73.00\nn=2"}
+
+
+def test_grid_of_other_than_two_settings_says_so(swept, capsys):
+    record(swept / "more", 0.5, trainer__epochs=5)
+    assert main([str(swept), "--plot", "grid"]) == 1
+    error = capsys.readouterr().err
+    assert "exactly two settings that differ; here 3 do" in error
+    assert "pruner.ratio, schedule.interval, trainer.epochs" in error
+    assert main([str(swept / "more"), "--plot", "grid"]) == 1
+    assert "here 0 do" in capsys.readouterr().err
+
+
+def test_grid_of_chosen_settings_names_what_it_pools(swept):
+    more = {"pruner__ratio": 0.1, "schedule__interval": 2, "trainer__epochs": 5}
+    record(swept / "more", 0.84, 3, **more)
+    grouping = grouped(swept)
+    chosen = plots.swept(grouping, ["schedule.interval", "pruner.ratio"])
+    axes = plots.grid(grouping, *chosen).axes[0]
+    assert axes.get_xlabel() == "schedule.interval"
+    assert axes.get_title() == "pooled over trainer.epochs"
+    assert "82.00\nn=3" in [text.get_text() for text in axes.texts]
+    for wrong in (["pruner.ratio", "seed"], ["pruner.ratio", "pruner.ratio"]):
+        with pytest.raises(ReportError, match="--grid"):
+            plots.swept(grouping, wrong)
+
+
+def test_panels_are_drawn_in_each_run_even_if_unfinished(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        record(tmp_path / name, 0.7)
+    (tmp_path / "b" / "summary.json").unlink()
+    (tmp_path / "c" / "metrics.csv").write_text("")
+    assert main([str(tmp_path), "--plot", "panels"]) == 0
+    out, error = capsys.readouterr()
+    drawn = [tmp_path / name / "refinement.png" for name in ("a", "b")]
+    assert out.splitlines() == [f"wrote {path}" for path in drawn]
+    assert all(size(path) == (1400, 1000) for path in drawn)
+    assert error == f"left out: {tmp_path / 'c'}: metrics.csv has no rows\n"
+    assert main([str(tmp_path / "c"), "--plot", "panels"]) == 1
