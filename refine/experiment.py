@@ -93,6 +93,7 @@ def run(
             display.step(step, steps)
             signals.check()
 
+        signals.stepping = True
         try:
             if every and not state:
                 save()
@@ -122,6 +123,7 @@ def run(
             log.error("%s", _reason(error))
             log.debug("where it stopped", exc_info=error)
 
+        signals.stepping = False
         summary = _summary(rows, training["refinement"], time.perf_counter() - started)
         try:
             draw_run(files.path)

@@ -20,11 +20,12 @@ SIGNALS = tuple(
 
 class Signals:
     """A context in which these signals only ask; ``check`` stops where one has. With ``at_once``
-    they are a Stop wherever the program is. Outside the main thread, where Python delivers none,
-    it does nothing."""
+    they are a Stop wherever the program is. Ctrl-C waits for no ``check`` while ``stepping`` is
+    False. Outside the main thread, where Python delivers none, it does nothing."""
 
     def __init__(self, at_once: bool = False) -> None:
         self._at_once = at_once
+        self.stepping = False  # whether check is called every now and then
         self._asked: Stop | None = None
         self._usual: dict[int, object] = {}
 
@@ -48,7 +49,7 @@ class Signals:
             self._asked = Stop("preempted", f"stopped by {signal.Signals(number).name}", number)
             if self._at_once:
                 self.check()
-        elif self._at_once or self._asked:
+        elif self._at_once or self._asked or not self.stepping:
             raise KeyboardInterrupt
         else:
             self._asked = Stop("interrupted", "interrupted")

@@ -171,6 +171,18 @@ def test_ctrl_c_saves_too_and_ctrl_c_twice_stops_at_once(run, stopped_at, gone_o
     assert same(gone_on("twice"), whole.directory)
 
 
+@posix
+def test_ctrl_c_before_the_first_step_waits_for_none(run, tmp_path, monkeypatch):
+    def slow(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(experiment, "prepare", slow)
+    with pytest.raises(KeyboardInterrupt):
+        run(*TINY)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def killed(run, stopped_at, tmp_path):
     """A run with both of its checkpoints, and the undisturbed one."""
