@@ -7,14 +7,12 @@ SHA-256: damage is seen before anything is read, and reading it executes nothing
 import errno
 import hashlib
 import io
-import random
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
@@ -22,12 +20,18 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from refine.errors import SettingError
 from refine.files import written_whole
+from refine.randomness import random_state, set_random_state
 from refine.refinement import RuntimeRefinement
 from refine.replay import Replay
 from refine.rows import CHECKPOINT_FILES, CycleRow, EpochRow
 from refine.trainer import Position, Stepper
 
 MAGIC = b"runtime-refinement checkpoint 1, sha256 "
+# What a learning rate's curve may set in an optimizer's groups; the rest is the optimizer's own.
+OF_THE_CURVE = (
+    "params", "lr", "initial_lr", "max_lr", "min_lr", "momentum", "base_momentum", "max_momentum",
+    "betas",
+)  # fmt: skip
 Rows = list[EpochRow | CycleRow]
 
 
@@ -53,16 +57,19 @@ class Parts:
 
     def state(self) -> dict[str, Any]:
         """All of it, to be saved; not a copy."""
-        model = self.refinement.model
+        model, optimizer = self.refinement.model, self.stepper.optimizer.state_dict()
+        weights = model.state_dict()
         return {
-            "model": model.state_dict(),
+            "model": weights,
+            "buffers": {n: kept for n, kept in model.named_buffers() if n not in weights},
             "alive": dict(self.refinement.masks),
             "cycles": self.refinement.cycles,
-            "optimizer": self.stepper.optimizer.state_dict()["state"],
+            "optimizer": optimizer["state"],
+            "groups": optimizer["param_groups"],
             "scaler": self.stepper.precision.state_dict(),
             "order": self.generator.get_state(),
             "replay": self.replay.generator.get_state(),
-            "random": _random_state(),
+            "random": random_state(),
             "position": vars(self.position),
             "epochs": [asdict(row) for row in self.rows if isinstance(row, EpochRow)],
             "cycle_rows": [asdict(row) for row in self.rows if isinstance(row, CycleRow)],
@@ -74,7 +81,11 @@ class Parts:
         The learning rate follows its curve from the start again, so that a run of more epochs than
         before has the rates of the longer curve from here on.
         """
-        self.refinement.model.load_state_dict(state["model"])
+        model = self.refinement.model
+        model.load_state_dict(state["model"])
+        with torch.no_grad():
+            for name, buffer in state["buffers"].items():
+                model.get_buffer(name).copy_(buffer)
         masks = self.refinement.masks
         cut = {name: ~alive.to(masks[name].device) for name, alive in state["alive"].items()}
         masks.cut_({name: gone for name, gone in cut.items() if gone.any()})
@@ -90,11 +101,13 @@ class Parts:
                 self.lr_scheduler.step()
         optimizer = self.stepper.optimizer
         groups = optimizer.state_dict()["param_groups"]
+        for group, before in zip(groups, state["groups"], strict=True):
+            group |= {name: value for name, value in before.items() if name not in OF_THE_CURVE}
         optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         self.stepper.precision.load_state_dict(state["scaler"])
         self.generator.set_state(state["order"])
         self.replay.generator.set_state(state["replay"])
-        _set_random_state(state["random"])
+        set_random_state(state["random"])
         self.rows[:] = rows(state)
 
 
@@ -155,9 +168,12 @@ def read(path: Path) -> dict[str, Any]:
     if hashlib.sha256(body).hexdigest().encode() != head.removeprefix(MAGIC):
         raise Damaged("is damaged: its checksum is another")
     try:
-        return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as error:  # a forged checksum; torch refuses in several ways
         raise Damaged(f"cannot be read: {str(error).splitlines()[0]:.100}") from error
+    if not isinstance(state, dict):
+        raise Damaged("is none of a run")
+    return state
 
 
 def _prove(content: memoryview) -> None:
@@ -171,25 +187,6 @@ def _prove(content: memoryview) -> None:
         ) from error
 
 
-def _random_state() -> dict[str, Any]:
-    kind, keys, *rest = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count():  # else it goes on on another machine
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
 def save_model(model: nn.Module, path: Path) -> None:
     """Writes the parameters and buffers of ``model`` to a safetensors file, whole or not at all.
 
@@ -201,3 +198,8 @@ def save_model(model: nn.Module, path: Path) -> None:
             safetensors.torch.save_model(model, str(part))
         except safetensors.SafetensorError as error:  # how it says that the disk is full
             raise OSError(errno.EIO, str(error)) from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise SettingError(
+                "save_model",
+                f"this network's state is more than tensors ({error}); false leaves it out",
+            ) from error

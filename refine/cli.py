@@ -28,6 +28,7 @@ from refine.composition import (
 )
 from refine.config import config_directory
 from refine.errors import SettingError, Stop
+from refine.names import APART, within
 from refine.signals import INTERRUPTED, PREEMPTED, Signals
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -39,16 +40,21 @@ def main() -> None:
     """Runs the command line; exit code 1 for a mistake in it, 130 for Ctrl-C, 75 if it was stopped
     by a signal and can be gone on with."""
     asked = get_args_parser().parse_args()
+    options = [entry for entry in sys.argv[1:] if entry not in asked.overrides]
+    asked.overrides = list(map(_quoted, asked.overrides))
     sys.path.append(str(Path.cwd()))  # one's own models and importances are found here
     os.environ[FULL_ERROR] = "1"  # Hydra shall raise what went wrong, not print it
     try:
         directory = given(asked.overrides, "resume")
-        if directory:
+        if directory is not None:
             resume.check(Path(directory).expanduser())
             asked.config_path = directory
         if asked.config_path:  # Hydra would look for it beside this file; the last one counts
             asked.config_path = str(Path(asked.config_path).expanduser().absolute())
-            sys.argv += ["--config-path", asked.config_path]
+            options += ["--config-path", asked.config_path]
+        sys.argv[1:] = [*options, *asked.overrides]  # Hydra takes options first
+        if given(asked.overrides, "hydra.mode") == "MULTIRUN":
+            raise SettingError("hydra.mode", "is not to be set; refine-run -m makes a sweep")
         check_groups(asked.overrides, asked.config_path)
         if asked.help:
             from refine.help import help_text
@@ -95,8 +101,9 @@ def _resume(directory: Path, asked: Namespace) -> None:
         raise SettingError("resume", "one run goes on at a time; a sweep started again goes on")
     config = composed(asked.overrides, asked.config_path)
     resume.check_same(directory, config)
-    if resume.is_done(directory, config):
-        print(f"{directory} has finished; trainer.epochs above {config.trainer.epochs} goes on")
+    done = resume.epochs_done(directory)
+    if done >= config.trainer.epochs:
+        print(f"{directory} has finished its {done} epochs; trainer.epochs={done + 1} would go on")
         return
     _run()
 
@@ -113,7 +120,7 @@ def _sweep(asked: Namespace) -> int:
         for overrides, config in jobs(asked.overrides, asked.config_path):
             own = [entry for entry in overrides if entry not in shared] or overrides
             todo.append(sweep.Job(" ".join(own), config, place))
-    sweep.check(todo)
+    sweep.check(todo, place)
     if todo[0].config.sweep.dry_run:
         sweep.show_plan(todo, console)
         return 0
@@ -136,11 +143,15 @@ def _sweep(asked: Namespace) -> int:
 def _sweep_directory(asked: Namespace, names: list[str], shared: list[str]) -> Path:
     """The same for the same sweep, also with other values of what it varies."""
     chosen = given(asked.overrides, "hydra.sweep.dir") or given(asked.overrides, "output_dir")
+    if chosen and "${" in chosen:
+        raise SettingError("output_dir", f"{chosen}: a sweep has one directory, without ${{...}}")
     if chosen:
         return Path(chosen).expanduser().absolute()
-    shared = [entry for entry in shared if not entry.startswith("sweep.")]
+    shared = [entry for entry in shared if not within(entry.partition("=")[0], APART)]
     text = "\n".join([asked.config_path or "", *sorted(names), *sorted(shared)])
-    name = ",".join(name.replace("/", "_") for name in names)[: sweep.NAME_LENGTH] or "one-run"
+    name = (
+        ",".join(name.replace("/", "_") for name in sorted(names))[: sweep.NAME_LENGTH] or "one-run"
+    )
     mark = hashlib.sha256(text.encode()).hexdigest()[:6]
     return Path(f"results/sweeps/{name}-{mark}").absolute()
 
@@ -149,7 +160,7 @@ def _job(config: DictConfig) -> None:
     """One run of a sweep, in whichever process; a failure is left in the run's directory."""
     hydra = HydraConfig.get()
     directory = sweep.directory(Path(hydra.sweep.dir), hydra.job.override_dirname, config)
-    if resume.is_done(directory, config):
+    if resume.epochs_done(directory) >= config.trainer.epochs:
         return
     if str(Path.cwd()) not in sys.path:  # a worker's
         sys.path.append(str(Path.cwd()))
@@ -171,6 +182,17 @@ def _job(config: DictConfig) -> None:
     except (Exception, SystemExit):
         if not (directory / sweep.SUMMARY_FILE).exists():  # which would say what happened
             raise
+
+
+def _quoted(override: str) -> str:
+    """A directory's name may hold what Hydra's grammar does not; those of sweeps hold = and ,."""
+    name, _, text = override.partition("=")
+    if name != "resume" or text == "null":
+        return override
+    bare = text[1:-1] if text[:1] in ("'", '"') and text[-1:] == text[:1] else text
+    if not bare:
+        raise SystemExit("refine-run: resume: is empty; name the directory of a run")
+    return "resume='" + bare.replace("'", r"\'") + "'"
 
 
 def _leave(message: str, code: int) -> None:

@@ -18,11 +18,19 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from refine.config import GROUPS, RunConfig, config_directory, settings, validate
 from refine.errors import SettingError, TrainingError, one_of
 
-EXPLAINED = (SettingError, TrainingError, HydraException, OmegaConfBaseException, OSError)
+EXPLAINED = (
+    SettingError,
+    TrainingError,
+    HydraException,
+    OmegaConfBaseException,
+    OSError,
+    YAMLError,
+)
 
 # Extras of the package, and the plugin that each brings.
 LAUNCHERS = {name: f"hydra_plugins.hydra_{name}_launcher" for name in ("joblib", "submitit", "ray")}
@@ -136,6 +144,8 @@ def explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"{error.strerror or error}: {error.filename!s:.100}"
+    if isinstance(error, YAMLError):
+        return f"a configuration is not valid YAML: {' '.join(str(error).split()):.200}"
     text = f"{error}\n{error.__cause__ or ''}"
     name = (re.search(r"full_key: (\S+)", text) or [None, ""])[1]
     if "Key '" in text and name:

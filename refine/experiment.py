@@ -70,13 +70,13 @@ def run(
         keep_freed_memory()
         checkpoints = Checkpoints(files.path)
         state = _earlier(config, files.path, checkpoints) if again else None
-        tracker = Guarded(config, files.path, state["position"]["epoch"] if state else 0)
         data = prepare(config.dataset, config.seed, device)
         model = build_model(config.model, data, device)
         training, parts = assembled(config, model, data, precision, signals.check)
-        earlier_seconds = state["seconds"] if state else 0.0
+        earlier_seconds = state.get("seconds", 0.0) if state else 0.0
         if state:
             _restore_(parts, state, config)
+        tracker = Guarded(config, files.path, parts.position.epoch)
         if again:
             files.begin_again(parts.rows)
         files.describe(config, {"device": describe(device), "precision": precision.name})
@@ -109,8 +109,8 @@ def run(
         except (KeyboardInterrupt, Stop, Exception) as error:
             if isinstance(error, Stop) and every and not at.in_cycle:
                 save()
-            if isinstance(error, Stop) and error.status == "preempted":
-                files.keep = every > 0
+            if isinstance(error, Stop) and error.status == "preempted" and every:
+                files.keep = True
                 log.warning("%s; refine-run resume=%s goes on from here", error, files.path)
                 raise
             if not rows and not isinstance(error, Exception):
@@ -129,7 +129,7 @@ def run(
             draw_run(files.path)
             if config.save_model:
                 save_model(model, files.path / "model.safetensors")
-        except OSError as error:  # such as a full disk
+        except (OSError, SettingError) as error:  # such as a full disk
             stopped = stopped or error
         summary |= {"status": _status(stopped), "reason": _reason(stopped) if stopped else None}
         files.summarize(summary)
@@ -147,9 +147,7 @@ def _earlier(config: DictConfig, directory: Path, checkpoints: Checkpoints) -> d
     state, problems = checkpoints.load()
     for problem in problems:
         log.warning("%s", problem)
-    if state:
-        log.info("going on after epoch %d of %s", state["position"]["epoch"], directory)
-    elif config.resume and (problems or (directory / EPOCHS_FILE).exists()):
+    if state is None and config.resume and (problems or (directory / EPOCHS_FILE).exists()):
         what = "; ".join(problems) or "it was run with checkpoint.every=0"
         raise SettingError(
             "resume",
@@ -160,14 +158,18 @@ def _earlier(config: DictConfig, directory: Path, checkpoints: Checkpoints) -> d
 
 
 def _restore_(parts: Parts, state: dict[str, Any], config: DictConfig) -> None:
-    epoch, epochs = state["position"]["epoch"], config.trainer.epochs
-    if epoch + (state["position"]["step"] > 0) > epochs:
-        raise SettingError(
-            "trainer.epochs", f"is {epochs}, and this run has done {epoch}; set it higher"
-        )
+    position, epochs = state.get("position", {}), config.trainer.epochs
+    epoch = position.get("epoch", 0)
+    if epoch + (position.get("step", 0) > 0) > epochs:
+        if config.resume:
+            problem = f"is {epochs}, and this run has done {epoch}; set it higher"
+        else:
+            problem = f"is {epochs}, and resume= has taken this run to {epoch}; end it that way"
+        raise SettingError("trainer.epochs", problem)
     try:
         parts.restore_(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        log.info("going on after epoch %d", epoch)
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise SettingError(
             "resume", f"the checkpoint does not fit this network and recipe: {error!s:.200}"
         ) from error

@@ -1,6 +1,5 @@
 """Which run may be gone on with, and as what?"""
 
-import json
 from pathlib import Path
 
 import yaml
@@ -9,10 +8,11 @@ from omegaconf import DictConfig, OmegaConf
 from refine.config import settings
 from refine.errors import SettingError
 from refine.names import APART, flat, within
-from refine.rows import CONFIG_FILE, LOCK_FILE, SUMMARY_FILE
+from refine.report import runs
+from refine.rows import CONFIG_FILE, LOCK_FILE
 
 # What may be another when a run goes on; any other change would make it another run.
-FREE = ("trainer.epochs", *(name for name in APART if name != "dataset.root"))
+FREE = ("trainer.epochs", *APART)
 
 
 def check(directory: Path) -> None:
@@ -28,22 +28,24 @@ def check(directory: Path) -> None:
 def check_same(directory: Path, config: DictConfig) -> None:
     """SettingError if ``config`` is another than that of the run in ``directory``."""
     text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
-    before = dict(flat(yaml.safe_load(text)))
+    node = yaml.safe_load(text)
+    if not isinstance(node, dict):
+        raise SettingError("resume", f"{directory / CONFIG_FILE} is damaged: it holds no settings")
+    before = dict(flat(node))
     newer = {name.removesuffix("._target_") for name, _ in settings()} - set(before)  # than the run
     for name, value in flat(OmegaConf.to_container(config, resolve=True)):
         if not within(name, FREE) and name not in newer and before.get(name) != value:
             raise SettingError(
                 name,
                 f"was {before.get(name, 'not there')} in {directory} and cannot be {value} now; of "
-                "a run that goes on only trainer.epochs, device, save_model and checkpoint.every "
-                "can change",
+                f"a run that goes on only these can change: {', '.join(FREE)}",
             )
 
 
-def is_done(directory: Path, config: DictConfig) -> bool:
-    """Whether the run in ``directory`` has finished as many epochs as ``config`` asks for."""
+def epochs_done(directory: Path) -> int:
+    """How many epochs the run in ``directory`` has finished with; 0 if it has not finished, or its
+    tables are not what it says."""
     try:
-        summary = json.loads((directory / SUMMARY_FILE).read_text(encoding="utf-8"))
-        return summary["status"] == "finished" and summary["epochs"] >= config.trainer.epochs
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return runs.read_run(directory).end.epoch
+    except runs.Unusable:
+        return 0

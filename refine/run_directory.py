@@ -97,8 +97,9 @@ class RunDirectory:
     def __exit__(self, kind: type | None, error: object, traceback: object) -> None:
         if isinstance(error, Exception) and self._again and not self._ended:
             log.debug("where it failed", exc_info=error)
-            with contextlib.suppress(OSError):  # the disk may be what failed
-                self.summarize({"status": "failed", "reason": str(error) or repr(error)})
+            if _status(self.path) in (None, "failed"):  # else nothing of it was touched
+                with contextlib.suppress(OSError):  # the disk may be what failed
+                    self.summarize({"status": "failed", "reason": str(error) or repr(error)})
         log.removeHandler(self._handler)
         with contextlib.suppress(OSError):
             self._handler.close()
@@ -114,7 +115,7 @@ class RunDirectory:
         write_text(self.path / CONFIG_FILE, RERUN_HEADER + OmegaConf.to_yaml(settings))
         now = versions() | environment
         path = self.path / ENVIRONMENT_FILE
-        if path.exists():
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
             first = json.loads(path.read_text(encoding="utf-8"))
             now = first | {"resumed": [*first.get("resumed", []), now]}
         write_text(path, _json(now))
@@ -166,6 +167,14 @@ class RunDirectory:
                 directory.rmdir()
             except OSError:  # another run has come into it
                 break
+
+
+def _status(path: Path) -> str | None:
+    """How the run in ``path`` ended, as its summary says."""
+    try:
+        return json.loads((path / SUMMARY_FILE).read_text(encoding="utf-8"))["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _claim(asked: str | None, again: bool) -> tuple[Path, FileLock, list[Path]]:

@@ -34,9 +34,13 @@ class Signals:
             self._usual = {number: signal.signal(number, self._ask) for number in SIGNALS}
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type | None, error: object, traceback: object) -> None:
         for number, handler in self._usual.items():
             signal.signal(number, handler)
+        if self._asked and kind is None:  # too late for this run; a sweep shall stop all the same
+            outer = self._usual[self._asked.signal]
+            if callable(outer) and outer is not signal.default_int_handler:
+                outer(self._asked.signal, None)
 
     def check(self) -> None:
         """Stop, if a signal has asked for it."""
@@ -52,5 +56,5 @@ class Signals:
         elif self._at_once or self._asked or not self.stepping:
             raise KeyboardInterrupt
         else:
-            self._asked = Stop("interrupted", "interrupted")
+            self._asked = Stop("interrupted", "interrupted", number)
             os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")

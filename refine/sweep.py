@@ -24,7 +24,7 @@ from refine.errors import ReportError, SettingError
 from refine.files import write_text
 from refine.names import APART
 from refine.report import groups, runs, tables
-from refine.rows import EPOCHS_FILE, LOCK_FILE, LOG_FILE, SUMMARY_FILE
+from refine.rows import CONFIG_FILE, EPOCHS_FILE, LOCK_FILE, LOG_FILE, SUMMARY_FILE
 
 NAME_LENGTH = 120  # of a directory; file systems end at 255 bytes
 SECONDS = 0.5  # between looks at the directories
@@ -44,6 +44,7 @@ class Job:
     def __post_init__(self) -> None:
         self.fingerprint = fingerprint(self.config)
         self.before = self.summary()
+        self._sound = self._readable()
         self._seen, self._log_seen = self._changed(SUMMARY_FILE), self._changed(LOG_FILE)
 
     @property
@@ -68,7 +69,14 @@ class Job:
         return None if old and not self.skipped() else summary
 
     def skipped(self) -> bool:
-        return (self.before or {}).get("status") == "finished"
+        """Whether it was finished, and whole, when the sweep was started."""
+        return self._sound
+
+    def _readable(self) -> bool:
+        try:
+            return bool(self.directory and runs.read_run(self.directory))
+        except runs.Unusable:
+            return False
 
     def epochs(self) -> int:
         """How many epochs are measured so far."""
@@ -124,8 +132,11 @@ def directory(place: Path, label: str, config: DictConfig) -> Path:
     return find(place, mark) or place / f"{name}-{mark}"
 
 
-def check(jobs: list[Job]) -> None:
-    """SettingError if there is no job, or two are the same run."""
+def check(jobs: list[Job], place: Path) -> None:
+    """SettingError if there is no job, or two are the same run, or ``place`` is taken."""
+    if (place / CONFIG_FILE).exists() or place.is_file():
+        what = "is a file" if place.is_file() else "holds a run"
+        raise SettingError("output_dir", f"{place} {what}; a sweep needs a directory of its own")
     if not jobs:
         raise SettingError("refine-run -m", "there is nothing to run: a setting has no value")
     first: dict[str, Job] = {}
@@ -241,7 +252,8 @@ def close(jobs: list[Job], console: Console, write: Callable[[str], None]) -> in
         for job in rest:
             summary = job.ended() or {}
             running = "running in another process" if job.running() else "unfinished"
-            table.add_row(job.name, str(summary.get("reason") or running))
+            reason = broken.get(job.directory) or summary.get("reason") or running
+            table.add_row(job.name, str(reason))
         console.print(table)
         console.print("The same command goes on with these; each run.log has the whole story.")
     return 1 if rest else 0

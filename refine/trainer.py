@@ -19,6 +19,7 @@ from refine.datasets.prepare import Data
 from refine.device import Precision
 from refine.errors import TrainingError
 from refine.evaluation.accuracy import accuracy
+from refine.randomness import random_state, set_random_state
 from refine.refinement import CycleReport, RuntimeRefinement
 from refine.rows import CycleRow, EpochRow
 
@@ -60,8 +61,8 @@ class Position:
     epoch: epochs measured, the last with ``test_accuracy``; cycled: no cycle is left to do after
     it. step: steps done of the next epoch on ``seen`` images, which gave ``losses`` and ``right``
     and took ``seconds``, the last at ``rate``; order: the state of the images' generator as that
-    epoch began. in_cycle: the network is being cut or replayed; only then it cannot go on from
-    here.
+    epoch began, random: that of the process's own generators. in_cycle: the network is being cut
+    or replayed; only then it cannot go on from here.
     """
 
     epoch: int = 0
@@ -74,6 +75,7 @@ class Position:
     right: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0
     order: Tensor | None = None
+    random: dict | None = None
     in_cycle: bool = False
 
 
@@ -125,12 +127,16 @@ def train(
     for epoch in range(at.epoch + 1, epochs + 1):
         start = time.perf_counter() - at.seconds
         if at.order is None:
-            at.order = generator.get_state()
-        else:
+            at.order, at.random = generator.get_state(), random_state()
+        elif at.step:  # the batches of its first steps are drawn once more, to get to the next
             generator.set_state(at.order)
+            now = random_state()
+            set_random_state(at.random)
         model.train()
         for step, (images, labels) in enumerate(loader, 1):
-            if step <= at.step:  # trained on already; drawn once more for the generator's sake
+            if step <= at.step:
+                if step == at.step:
+                    set_random_state(now)
                 continue
             loss, correct = stepper(images, labels)
             at.losses.append(loss)

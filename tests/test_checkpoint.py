@@ -113,6 +113,48 @@ def test_random_numbers_of_the_network_go_on_too(run, stopped_at, gone_on, tmp_p
     assert same(gone_on(), whole.directory)
 
 
+MINE = """
+import torch
+from torch import nn
+
+class Counting(torch.optim.SGD):
+    "Keeps a number of its own in its groups, as schedule-free optimizers do."
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["steps"] = group.get("steps", 0) + 1
+            group["weight_decay"] = 0.01 * group["steps"]
+        return super().step(closure)
+
+class Buffered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3 * 64, 10)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+    def forward(self, x):
+        if self.training:
+            self.seen += 1
+        return self.layer(x.flatten(1)) * (1 + self.seen / 10)
+
+def careless(pixels, generator):
+    "Draws from torch's own generator."
+    return torch.where(torch.rand(len(pixels), 1, 1, 1) < 0.5, pixels, pixels.flip(2))
+"""
+
+
+@posix
+@pytest.mark.parametrize("changes", [
+    ["trainer.optimizer._target_=mine.Counting"],
+    ["model._target_=mine.Buffered", "dataset.image_size=8"],
+    ["dataset.augment=mine.careless"],
+])  # fmt: skip
+def test_state_of_ones_own_goes_on_too(changes, run, stopped_at, gone_on, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    whole = run(*TINY, *changes, name="whole")
+    stopped_at(7, *TINY, *changes)
+    assert same(gone_on(), whole.directory)
+
+
 @posix
 def test_stopped_again_and_again(run, stopped_at, gone_on, command, monkeypatch):
     whole = run(*TINY, name="whole")
@@ -292,6 +334,47 @@ def test_without_checkpoints_none_are_written(run, stopped_at, command):
     assert "checkpoint.every=0" in done.err
 
 
+@posix
+def test_without_checkpoints_a_stopped_run_keeps_what_it_has_measured(stopped_at, tmp_path):
+    stopped_at(9, *TINY, "checkpoint.every=0")
+    summary = json.loads((tmp_path / "stopped" / "summary.json").read_text())
+    assert (summary["status"], summary["epochs"]) == ("preempted", 1)
+
+
+def test_a_mistaken_resume_leaves_a_finished_run_as_it_was(run, command, tmp_path):
+    run(*TINY, "model=logistic")
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"spoiled")
+    assert command("resume=run", "trainer.epochs=5").code == 1
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+
+
+@posix
+@pytest.mark.parametrize("name", ["config.yaml", "environment.json"])
+def test_a_damaged_text_file_is_no_traceback(name, killed, command):
+    directory, whole = killed
+    (directory / name).write_text("{ - : [")
+    done = command("resume=stopped")
+    assert "Traceback" not in done.err
+    if name == "config.yaml":
+        assert done.code == 1
+        assert len(done.err.strip().splitlines()) <= 2
+    else:
+        assert done.code == 0
+        assert same(directory, whole)
+
+
+@posix
+@pytest.mark.parametrize("quotes", ["{}", "'{}'", '"{}"'])
+def test_a_directory_named_as_sweeps_name_them(quotes, stopped_at, command, tmp_path):
+    name = "pruner.ratio=0.1,seed=1-abcd"
+    stopped_at(4, *TINY)
+    (tmp_path / "stopped").rename(tmp_path / name)
+    done = command(f"resume={quotes.format(name)}")
+    assert (done.code, done.err) == (0, "")
+    assert (tmp_path / name / "summary.json").is_file()
+
+
 def test_what_may_change_and_what_not(run, command, tmp_path):
     run(*TINY)
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
@@ -309,6 +392,9 @@ def test_what_may_change_and_what_not(run, command, tmp_path):
     assert (done.code, done.err) == (0, "")
     assert "has finished" in done.out
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    shorter = command("resume=run", "trainer.epochs=2")
+    assert (shorter.code, "3 epochs" in shorter.out) == (0, True)
+    assert command("resume=").code not in (0, None)
     done = command("resume=nowhere")
     assert (done.code, "does not exist" in done.err) == (1, True)
     (tmp_path / "empty").mkdir()

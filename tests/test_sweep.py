@@ -172,6 +172,58 @@ def test_a_sweep_below_a_directory_of_any_name(command, tmp_path):
     assert len(runs(place)) == 2
 
 
+def test_a_configuration_of_ones_own_is_swept(command, run, tmp_path):
+    run(*FAST, "schedule.interval=1")
+    done = command("-m", "--config-path", "run", "seed=1,2", "output_dir=s")
+    assert (done.code, done.err) == (0, "")
+    assert set(runs(tmp_path / "s")) == {"seed=1", "seed=2"}
+
+
+def test_other_pictures_are_another_run():
+    here, there = (
+        [fingerprint(composed([f"dataset={name}", f"dataset.root={root}"])) for root in "ab"]
+        for name in ("image_folder", "cifar10")
+    )
+    assert here[0] != here[1]
+    assert there[0] == there[1]
+
+
+@posix
+def test_a_signal_after_the_last_step_still_ends_the_sweep(command, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import signal\n"
+        "class Late:\n"
+        "    def row(self, row, sparsities):\n"
+        "        pass\n"
+        "    def end(self, summary, figure_path):\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+    )
+    done = command(*SWEEP, "tracker._target_=mine.Late", "output_dir=s")
+    assert done.code == 75
+    assert len(list((tmp_path / "s").glob("*/summary.json"))) == 1
+
+
+def test_a_finished_run_whose_table_is_lost_is_mended(command, tmp_path):
+    command(*SWEEP, "output_dir=s")
+    (directory, *_) = runs(tmp_path / "s").values()
+    table = (directory / "metrics.csv").read_text()
+    (directory / "metrics.csv").unlink()
+    assert command(*SWEEP, "output_dir=s").code == 0
+    assert (directory / "metrics.csv").read_text() == table
+
+
+@pytest.mark.parametrize("place", ["output_dir=run", "output_dir=file", "output_dir=a/${seed}"])
+def test_a_place_that_no_sweep_can_have_is_named(place, command, run, tmp_path):
+    run(*FAST)
+    (tmp_path / "file").touch()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    done = command(*SWEEP, place)
+    assert (done.code, "output_dir" in done.err) == (1, True)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    done = command("hydra.mode=MULTIRUN", *SWEEP[1:])
+    assert (done.code, "refine-run -m" in done.err) == (1, True)
+
+
 def test_groups_and_globs_are_swept(command, tmp_path):
     done = command("-m", *FAST, "pruner=glob([m*,none])", "output_dir=s")
     assert done.code == 0
