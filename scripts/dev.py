@@ -1,7 +1,8 @@
 """One command from a fresh clone: ``python scripts/dev.py run`` or ``python scripts/dev.py test``.
 
-Makes a virtual environment in ``.venv`` and installs the project into it; a second time only if
-pyproject.toml has changed. Needs nothing but Python 3.11 or later.
+Makes a virtual environment in ``.venv`` and installs the project into it, for ``test`` and ``lint``
+with what the tests need; a second time only if pyproject.toml has changed. Needs nothing but Python
+3.11 or later.
 
     python scripts/dev.py run [refine-run's arguments]
     python scripts/dev.py test [pytest's arguments]
@@ -32,7 +33,7 @@ def main() -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 (this file runs before anything is installed)
         print(f"Python 3.11 or later is needed; this is {sys.version.split()[0]}")
         return 1
-    python = install()
+    python = install("" if sys.argv[1] == "run" else "[dev]")
     if sys.argv[1] != "run":
         os.chdir(ROOT)
     for command in commands[sys.argv[1]]:
@@ -42,18 +43,19 @@ def main() -> int:
     return 0
 
 
-def install() -> str:
-    """Installs what is missing; the environment's Python."""
+def install(extra: str) -> str:
+    """Installs what is missing, with an extra of the package; the environment's Python."""
     python = str(PROGRAMS / "python")
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
     done = ENVIRONMENT / "installed-for"
-    if done.is_file() and done.read_text() == wanted:
+    if done.is_file() and done.read_text() in (wanted + extra, wanted + "[dev]"):
         return python
     print(f"Installing into {ENVIRONMENT} (once; PyTorch is several GB) ...", flush=True)
-    venv.create(ENVIRONMENT, with_pip=True)
+    if not done.is_file():
+        venv.create(ENVIRONMENT, with_pip=True)
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--editable", f"{ROOT}[dev]"], check=True)
-    done.write_text(wanted)
+    subprocess.run([*pip, "--editable", f"{ROOT}{extra}"], check=True)
+    done.write_text(wanted + extra)
     return python
 
 
