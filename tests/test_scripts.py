@@ -56,6 +56,27 @@ def test_the_frontier(tmp_path, targets):
     assert (tmp_path / "out" / "pareto.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_the_ablation(tmp_path):
+    asked = ("home=out", "seeds=2", "target=0.5", "only=one cut half-way,with replay by lot")
+    done = script("run_ablation.py", *asked, *SMALL, "dataset.validation_size=10", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    _, _, whole, *changed = (tmp_path / "out" / "ablation.md").read_text().splitlines()[:5]
+    assert whole.startswith("| frontier |  |")
+    assert "`schedule.start=10 schedule.stop=10`" in changed[0]
+    with (tmp_path / "out" / "ablation.csv").open() as file:
+        accuracies = {
+            (r["setup"], r["seed"]): r["validation_accuracy"] for r in csv.DictReader(file)
+        }
+    assert len(accuracies) == 3 * 2
+    less = [
+        float(accuracies["with replay by lot", s]) - float(accuracies["frontier", s])
+        for s in ("42", "43")
+    ]
+    assert f"| {50 * sum(less):+.2f} ±" in changed[1]
+    wrong = script("run_ablation.py", "only=nothing", cwd=tmp_path)
+    assert (wrong.returncode, "there is no 'nothing'" in wrong.stderr) == (1, True)
+
+
 def test_a_mistake_in_an_override_is_one_line(tmp_path):
     done = script("run_frontier.py", "home=out", "dataset=nothing", cwd=tmp_path)
     assert done.returncode == 1
