@@ -169,6 +169,9 @@ class CheckpointConfig:
         at_least=0,
         default=1,
     )
+    keep: bool = setting(
+        "leave the last one when the run has finished, to go on to more epochs", default=True
+    )
 
 
 @dataclass

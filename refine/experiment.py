@@ -104,7 +104,8 @@ def run(
                 tracker.row(row, training["refinement"].masks)
                 display.show(row)
                 due = not at.cycled and training["schedule"].due(at.epoch) is not None
-                if every and (due or at.epoch % every == 0 or at.epoch == config.trainer.epochs):
+                due = due or isinstance(row, CycleRow) or at.epoch == config.trainer.epochs
+                if every and (due or at.epoch % every == 0):
                     save()
         except (KeyboardInterrupt, Stop, Exception) as error:
             if isinstance(error, Stop) and every and not at.in_cycle:
@@ -134,8 +135,10 @@ def run(
         summary |= {"status": _status(stopped), "reason": _reason(stopped) if stopped else None}
         files.summarize(summary)
         tracker.end(summary, files.path / FIGURE_FILE)
-        if stopped is None:
-            checkpoints.before.unlink(missing_ok=True)  # one is enough to go on to more epochs
+        if stopped is None:  # one is enough to go on to more epochs
+            checkpoints.before.unlink(missing_ok=True)
+            if not config.checkpoint.keep:
+                checkpoints.latest.unlink(missing_ok=True)
         display.end(summary, files.path)
         if stopped is not None:
             raise stopped

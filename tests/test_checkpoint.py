@@ -324,6 +324,25 @@ def test_a_state_that_could_not_be_loaded_again_is_refused_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_last_one_is_kept_unless_told_otherwise(run):
+    assert {p.name for p in run(*TINY, name="a").directory.glob("checkpoint*")} == {"checkpoint.pt"}
+    gone = run(*TINY, "checkpoint.keep=false", name="b").directory
+    assert not list(gone.glob("checkpoint*"))
+
+
+def test_a_checkpoint_follows_every_cycle(run, monkeypatch):
+    saved = []
+    save = Checkpoints.save
+
+    def noting(self, state):
+        saved.append((state["position"]["epoch"], state["cycles"]))
+        save(self, state)
+
+    monkeypatch.setattr(Checkpoints, "save", noting)
+    run(*TINY, "checkpoint.every=10")
+    assert saved == [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (3, 2)]
+
+
 @posix
 def test_without_checkpoints_none_are_written(run, stopped_at, command):
     directory = run(*TINY, "checkpoint.every=0").directory
