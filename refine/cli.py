@@ -29,7 +29,7 @@ from refine.composition import (
 from refine.config import config_directory
 from refine.errors import SettingError, Stop
 from refine.names import APART, within
-from refine.signals import INTERRUPTED, PREEMPTED, Signals
+from refine.signals import INTERRUPTED, PREEMPTED, Signals, ignore
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 SHARED_KEYS = "hydra.job.config.override_dirname.exclude_keys"
@@ -87,6 +87,7 @@ def _run(config: DictConfig) -> None:
     terminal = Terminal()
     try:
         run(config, terminal)
+        ignore()
     except EXPLAINED as error:  # here: Hydra would say in its own words that a job has failed
         terminal.close()
         if WANTS_TRACEBACK:

@@ -58,3 +58,10 @@ class Signals:
         else:
             self._asked = Stop("interrupted", "interrupted", number)
             os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+
+
+def ignore() -> None:
+    """For a process whose work is done: nothing is left that a scheduler could ask to be saved."""
+    if threading.current_thread() is threading.main_thread():
+        for number in set(SIGNALS) - {signal.SIGINT}:
+            signal.signal(number, signal.SIG_IGN)

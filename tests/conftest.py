@@ -1,6 +1,7 @@
 """What the tests share: the command in this process, small runs, and real pictures where there
 are any."""
 
+import signal
 import sys
 import tarfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from recorded import record, sweep
 
 from refine import cli, experiment
 from refine.report.terminal import LogOnly
+from refine.signals import SIGNALS
 
 ROOT = Path(__file__).parent.parent
 CIFAR10 = ROOT.parent / "shared" / "cifar10"
@@ -74,11 +76,14 @@ def command(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", ["refine-run", *arguments])
         GlobalHydra.instance().clear()
         code = 0
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
         try:
             cli.main()
         except SystemExit as stop:
             code = stop.code
         finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             GlobalHydra.instance().clear()
         captured = capsys.readouterr()
         return SimpleNamespace(code=code, out=captured.out, err=captured.err)

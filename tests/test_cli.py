@@ -219,6 +219,20 @@ def test_ctrl_c_leaves_what_was_done(tmp_path):
     assert (tmp_path / "run" / "refinement.png").is_file()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_signal_after_the_end_finds_nothing_to_stop(tmp_path):
+    late = """
+import atexit, os, signal
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+from refine.cli import main
+main()
+"""
+    done = subcommand(*SMALL, "output_dir=run", cwd=tmp_path, code=late)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "finished"
+
+
 def test_the_benchmark_prints_its_ratios(tmp_path):
     script = ROOT / "scripts" / "benchmark_training.py"
     done = subprocess.run(
