@@ -40,14 +40,14 @@ def mean_squared_gradients(
     """The mean over all examples of the squared gradient of one example's loss."""
     weights, sums, count = _trained(model), _zeros(model), 0
     chunk = max(1, SAMPLE_GRADIENTS_AT_ONCE // sum(weight.numel() for weight in weights.values()))
-    together = True
+    together = chunk > 1
     for inputs, targets in at_least_one(batches):
         count += len(inputs)
         for part in zip(inputs.split(chunk), targets.split(chunk), strict=True):
             if together:
                 try:
                     for name, gradients in _together(model, *part, loss).items():
-                        sums[name] += gradients.to(sums[name].dtype).square_().sum(0)
+                        sums[name] += gradients.to(sums[name].dtype).square().sum(0)
                     continue
                 except Exception:  # of many kinds; the example's own error comes again below
                     together = False
