@@ -188,6 +188,7 @@ class Recurrent(nn.Module):
 @pytest.mark.parametrize("make", [network, Branching, Recurrent])
 def test_fisher_takes_the_gradient_of_every_example(monkeypatch, make, at_once):
     monkeypatch.setattr(gradients, "SAMPLE_GRADIENTS_AT_ONCE", at_once)
+    monkeypatch.setattr(gradients, "ONE_BY_ONE", ())
     model, data = make(), batches(6, 3)
     if make is Branching:  # an example on its own takes its own branch
         assert len({bool(x.sum() > 0) for x in data[0][0]}) == 2
@@ -208,6 +209,9 @@ def test_fisher_takes_many_examples_at_a_time_and_an_error_of_ones_own_comes_thr
         gradients, "_together", lambda *args: calls.append(len(args[1])) or together(*args)
     )
     model = network()
+    importance.fisher(model, batches(6, 3))
+    assert calls == []  # on a CPU
+    monkeypatch.setattr(gradients, "ONE_BY_ONE", ())
     monkeypatch.setattr(gradients, "SAMPLE_GRADIENTS_AT_ONCE", 4 * 300)
     assert 4 <= 1200 // sum(weight.numel() for weight in model.parameters()) < 5
     importance.fisher(model, batches(6, 3))
@@ -228,6 +232,8 @@ def test_what_the_loss_does_not_depend_on_scores_zero_and_what_does_not_train_ha
         assert scores["used.weight"].min() > 0
         assert scores["not.weight"].eq(0).all()
         assert "fixed.weight" not in scores
+        with pytest.raises(ValueError, match="no parameter of the model trains"):
+            getattr(importance, name)(nn.Linear(2, 2).requires_grad_(False), data)
 
 
 def test_activation_by_hand():
@@ -296,7 +302,10 @@ def test_activation_under_autocast_sees_the_weights_themselves():
     model, data = network(), batches(6, 3)
     expected = importance.activation(model, data)
     with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            model(data[0][0])  # autocast keeps copies of the weights from it
         found = importance.activation(model, data)
+    assert found["0.weight"].equal(expected["0.weight"])  # its inputs are the data
     for name in prunable_names(model):
         torch.testing.assert_close(found[name], expected[name], rtol=0.05, atol=0.01)
 
@@ -408,6 +417,16 @@ def test_movement_knows_what_it_has_not_seen():
         again(model, [])
     model[0] = nn.Conv2d(2, 4, 1)  # its layer was replaced by one of another shape
     assert moved(model, [])["0.weight"].eq(0).all()
+
+
+def test_movement_begins_anew_with_a_layer_of_another_shape_and_leaves_out_sparse_gradients():
+    moved, table = importance.movement(), nn.Embedding(3, 2, sparse=True)
+    table(torch.tensor([1])).sum().backward()
+    for model in (nn.Linear(3, 2), nn.Linear(2, 2)):
+        model(torch.ones(1, model.in_features)).sum().backward()
+        moved.observe({"weight": model.weight, "table": table.weight})
+    assert_scores(moved(model, []), {"weight": -model.weight.detach()})
+    assert set(moved.state_dict()) == {"weight"}
 
 
 def train_some(model):
