@@ -2,10 +2,10 @@
 
 import inspect
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_post_hook,
@@ -46,10 +46,16 @@ class OptimizerWatch:
     whole tensor; after it the cut weights are, whatever the optimizer did. Nobody hands the
     optimizer over. Only weights that this optimizer trains are touched: others may be waiting for
     their own backward pass.
+
+    observers: called before each step as ``(weights, scale)``, with those prunable weights, by
+    name, that the optimizer trains, their gradients still whole, and with what these are multiplied
+    by: None for nothing, not finite if they overflowed and the step will be skipped. Steps with a
+    closure are not shown: their gradients do not exist yet.
     """
 
     def __init__(self, model: nn.Module, masks: Masks):
         self.masks = masks
+        self.observers: list[Callable[[Mapping[str, nn.Parameter], Tensor | None], None]] = []
         self._model = weakref.ref(model)
         self._seen: list[weakref.ref[Optimizer]] = []  # oldest step first
         self._strangers: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
@@ -75,8 +81,9 @@ class OptimizerWatch:
         for optimizer in self.alive():
             self.masks.zero_moments_(optimizer)
 
-    def before(self, optimizer: Optimizer) -> None:
-        """Notes that ``optimizer`` is about to step, and clears its gradients of cut weights."""
+    def before(self, optimizer: Optimizer, has_closure: bool = False) -> None:
+        """Notes that ``optimizer`` is about to step, shows the observers its weights, and clears
+        their gradients where they are cut."""
         mine = _parameters(optimizer)
         if not self._seen or self._seen[-1]() is not optimizer:
             if not self._trains(optimizer, mine):
@@ -86,6 +93,11 @@ class OptimizerWatch:
             self._seen.append(weakref.ref(optimizer))
             if not known:  # it may remember gradients from before the cut
                 self.masks.zero_moments_(optimizer)
+        if self.observers and not has_closure:
+            weights = self.masks.weights()
+            trained = {name: weight for name, weight in weights.items() if id(weight) in mine}
+            for observer in self.observers:
+                observer(trained, _gradient_scale(optimizer))
         self.masks.zero_cut_gradients_(mine)
 
     def after(self, optimizer: Optimizer, had_closure: bool) -> None:
@@ -108,12 +120,26 @@ class OptimizerWatch:
 
 def _before_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
     for watching in list(_watches.values()):
-        watching.before(optimizer)
+        watching.before(optimizer, _closure_in(args, kwargs))
 
 
 def _after_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
     for watching in list(_watches.values()):
-        watching.after(optimizer, had_closure=bool(args or kwargs))
+        watching.after(optimizer, _closure_in(args, kwargs))
+
+
+def _closure_in(args: tuple, kwargs: dict) -> bool:
+    # Of the positional arguments that torch shows its hooks, the first is the optimizer.
+    return any(value is not None for value in (*args[1:], *kwargs.values()))
+
+
+def _gradient_scale(optimizer: Optimizer) -> Tensor | None:
+    # A GradScaler leaves unscaling, and skipping the step, to fused optimizers themselves, and
+    # tells them so by two attributes for as long as the step lasts.
+    scale, overflow = (getattr(optimizer, name, None) for name in ("grad_scale", "found_inf"))
+    if overflow is None:
+        return scale
+    return torch.where(overflow > 0, torch.inf, 1.0 if scale is None else scale)
 
 
 def _parameters(optimizer: Optimizer) -> set[int]:

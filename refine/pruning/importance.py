@@ -1,25 +1,47 @@
 """How much does a weight matter?
 
-Each is a function ``(model, batches) -> scores``: a tensor of the parameter's shape for every
-parameter, the lowest first to go. ``batches`` is an iterable of (inputs, targets).
+Each is a function ``(model, batches, loss) -> scores``: a tensor of the parameter's shape for every
+prunable weight at least, the lowest first to go. ``batches`` gives (inputs, targets) on the model's
+device; ``loss`` is ``(outputs, targets) -> mean``. None of them changes the model or its gradients.
+Scores of the loss exist for parameters that train; those in ``NEED_DATA`` raise ValueError where
+there is no batch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["magnitude", "none", "random"]
+from refine.masks import prunable_names
+from refine.pruning.gradients import mean_squared_gradients, summed_over_batches
+from refine.pruning.inputs import input_scales
+from refine.pruning.movement import movement
+
+__all__ = [
+    "activation",
+    "fisher",
+    "magnitude",
+    "movement",
+    "none",
+    "random",
+    "similarity",
+    "snip",
+    "taylor",
+    "taylor_squared",
+]
 
 Scores = dict[str, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+DISTANCES_AT_ONCE = 2**24  # 64 MiB of them in single precision
 
 
-def magnitude(model: nn.Module, batches: Iterable) -> Scores:
+def magnitude(model: nn.Module, batches: Iterable, loss: Loss = F.cross_entropy) -> Scores:
     """|w| (Han et al. 2015, arXiv:1506.02626)."""
     return {name: weight.detach().abs() for name, weight in model.named_parameters()}
 
 
-def random(model: nn.Module, batches: Iterable) -> Scores:
+def random(model: nn.Module, batches: Iterable, loss: Loss = F.cross_entropy) -> Scores:
     """A number by lot for every weight, from torch's CPU generator."""
     return {
         name: torch.rand(weight.shape).to(weight.device)
@@ -27,6 +49,81 @@ def random(model: nn.Module, batches: Iterable) -> Scores:
     }
 
 
-def none(model: nn.Module, batches: Iterable) -> Scores:
+def none(model: nn.Module, batches: Iterable, loss: Loss = F.cross_entropy) -> Scores:
     """No score for any weight, so that nothing is cut."""
     return {}
+
+
+def taylor(model: nn.Module, batches: Iterable, loss: Loss = F.cross_entropy) -> Scores:
+    """|w g|, the change of the loss without w to first order, its mean over the batches (Molchanov
+    et al. 2017, arXiv:1611.06440)."""
+    sums, count = summed_over_batches(model, batches, loss, lambda product, size: product.abs())
+    return {name: total.div_(count) for name, total in sums.items()}
+
+
+def taylor_squared(model: nn.Module, batches: Iterable, loss: Loss = F.cross_entropy) -> Scores:
+    """(w g)², its mean over the batches (Molchanov et al. 2019, arXiv:1906.10771)."""
+    sums, count = summed_over_batches(model, batches, loss, lambda product, size: product.square())
+    return {name: total.div_(count) for name, total in sums.items()}
+
+
+def fisher(model: nn.Module, batches: Iterable, loss: Loss = F.cross_entropy) -> Scores:
+    """w² F / 2, where F, the mean square of the gradients of single examples, stands for the
+    Hessian's diagonal (Theis et al. 2018, arXiv:1801.05787; LeCun et al. 1989, Optimal Brain
+    Damage)."""
+    weights = dict(model.named_parameters())
+    squares = mean_squared_gradients(model, batches, loss)
+    return {name: mean * weights[name].detach().square() / 2 for name, mean in squares.items()}
+
+
+def snip(model: nn.Module, batches: Iterable, loss: Loss = F.cross_entropy) -> Scores:
+    """Connection sensitivity |w g| of the mean loss over all batches, as a share of the sum over
+    all tensors (Lee et al. 2019, arXiv:1810.02340). Of a network at any time, not only a fresh
+    one."""
+    sums, _ = summed_over_batches(model, batches, loss, lambda product, size: product * size)
+    total = sum(float(products.abs_().sum()) for products in sums.values())
+    return {name: products.div_(total or 1.0) for name, products in sums.items()}
+
+
+def activation(model: nn.Module, batches: Iterable, loss: Loss = F.cross_entropy) -> Scores:
+    """|w| times the root mean square of what it multiplies: Wanda (Sun et al. 2024,
+    arXiv:2306.11695) with the norm of the input over the root of its length, so that layers of
+    unlike resolution compare. |w| alone in other layers than linear ones and convolutions, such as
+    attention, whose inputs are mostly normalised to 1."""
+    scales = input_scales(model, batches)
+    scores = magnitude(model, batches)
+    return {name: score * scales.get(name, 1.0) for name, score in scores.items()}
+
+
+def similarity(model: nn.Module, batches: Iterable, loss: Loss = F.cross_entropy) -> Scores:
+    """Sum of the distances from a weight's filter to the other filters of its layer: those near
+    the geometric median are replaceable (FPGM, He et al. 2019, arXiv:1811.00250). A filter is all
+    that makes one output. Ranks within a layer only; of prunable weights only."""
+    weights = dict(model.named_parameters())
+    groups = {
+        id(layer.weight): layer.groups
+        for layer in model.modules()
+        if isinstance(layer, nn.modules.conv._ConvTransposeNd)
+    }
+    scores = {}
+    for name in prunable_names(model):
+        weight = weights[name].detach()
+        if count := groups.get(id(weights[name])):  # (inputs, outputs of a group, kernel)
+            parts = weight.reshape(count, len(weight) // count, weight.shape[1], -1)
+            filters = parts.transpose(1, 2).flatten(0, 1).flatten(1)
+            sums = _distance_sums(filters).view(count, 1, weight.shape[1], 1)
+            scores[name] = sums.expand_as(parts).reshape(weight.shape)
+        else:  # (outputs, inputs of a group, kernel)
+            sums = _distance_sums(weight.flatten(1))
+            scores[name] = sums.view(-1, *[1] * (weight.dim() - 1)).expand_as(weight)
+    return scores
+
+
+def _distance_sums(points: Tensor) -> Tensor:
+    """For each row its Euclidean distances to all others, summed."""
+    points = points.to(torch.promote_types(points.dtype, torch.float32))
+    rows = max(1, DISTANCES_AT_ONCE // len(points))
+    return torch.cat([torch.cdist(some, points).sum(1) for some in points.split(rows)])
+
+
+NEED_DATA = (activation, fisher, snip, taylor, taylor_squared)  # at least one batch

@@ -1,0 +1,111 @@
+"""How does the loss change with each weight?
+
+Gradients are asked for rather than accumulated: nothing is left in ``.grad``. Only parameters that
+train have one; it is 0 where the loss does not depend on them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from refine.pruning.inputs import at_least_one
+
+SAMPLE_GRADIENTS_AT_ONCE = 2**26  # numbers: 256 MiB in single precision
+# Where examples one by one are faster: together they make grouped convolutions, which take 1.2 to
+# 4 times as long on a CPU.
+ONE_BY_ONE = ("cpu",)
+
+
+def summed_over_batches(
+    model: nn.Module,
+    batches: Iterable,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    term: Callable[[Tensor, int], Tensor],
+) -> tuple[dict[str, Tensor], int]:
+    """The sum over the batches of ``term(w * g, inputs in the batch)``, where g is the gradient of
+    a batch's mean loss, and the number of batches. At least in single precision."""
+    weights, sums, count = _trained(model), _zeros(model), 0
+    for inputs, targets in at_least_one(batches):
+        gradients = _gradients(model, inputs, targets, loss)
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+            product = weight.detach().to(sums[name].dtype) * gradient
+            sums[name] += term(product, len(inputs))
+        count += 1
+    return sums, count
+
+
+def mean_squared_gradients(
+    model: nn.Module, batches: Iterable, loss: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """The mean over all examples of the squared gradient of one example's loss."""
+    weights, sums, count = _trained(model), _zeros(model), 0
+    chunk = max(1, SAMPLE_GRADIENTS_AT_ONCE // sum(weight.numel() for weight in weights.values()))
+    together = chunk > 1
+    for inputs, targets in at_least_one(batches):
+        count += len(inputs)
+        together = together and inputs.device.type not in ONE_BY_ONE
+        for part in zip(inputs.split(chunk), targets.split(chunk), strict=True):
+            if together:
+                try:
+                    for name, gradients in _together(model, *part, loss).items():
+                        sums[name] += gradients.to(sums[name].dtype).square().sum(0)
+                    continue
+                except Exception:  # of many kinds; the example's own error comes again below
+                    together = False
+            for one in zip(part[0].split(1), part[1].split(1), strict=True):
+                gradients = _gradients(model, *one, loss)
+                for name, gradient in zip(weights, gradients, strict=True):
+                    sums[name] += gradient.to(sums[name].dtype).square()
+    return {name: total.div_(count) for name, total in sums.items()}
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    found = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    if not found:
+        raise ValueError("no parameter of the model trains, so that none has a gradient")
+    return found
+
+
+def _zeros(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+        for name, weight in _trained(model).items()
+    }
+
+
+def _gradients(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Callable) -> list[Tensor]:
+    """Of the batch's mean loss, for each parameter that trains."""
+    with torch.enable_grad(), _recurrent_in_evaluation(model):
+        value = loss(model(inputs), targets)
+        found = torch.autograd.grad(value, [*_trained(model).values()], materialize_grads=True)
+    return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in found]
+
+
+def _together(
+    model: nn.Module, inputs: Tensor, targets: Tensor, loss: Callable
+) -> dict[str, Tensor]:
+    """The gradient of every example's loss, (examples, *shape) for each parameter that trains."""
+
+    def of_one(weights: dict[str, Tensor], one: Tensor, target: Tensor) -> Tensor:
+        outputs = functional_call(model, weights, (one.unsqueeze(0),))
+        return loss(outputs, target.unsqueeze(0))
+
+    weights = {name: weight.detach() for name, weight in _trained(model).items()}
+    with torch.enable_grad(), _recurrent_in_evaluation(model):
+        return vmap(grad(of_one), in_dims=(None, 0, 0))(weights, inputs, targets)
+
+
+@contextmanager
+def _recurrent_in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Without cuDNN where it would refuse: it has no backward pass of recurrent layers in
+    evaluation mode."""
+    before = torch.backends.cudnn.enabled
+    if any(isinstance(layer, nn.RNNBase) for layer in model.modules()):
+        torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before

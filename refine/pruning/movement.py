@@ -1,0 +1,73 @@
+"""Is training moving a weight away from zero, or towards it?"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refine.masks import prunable_names
+
+
+class movement:
+    """-w g, summed over the training steps since ``begin_epoch``: low where training shrinks a
+    weight (Sanh et al. 2020, arXiv:2005.07683).
+
+    An importance with a memory: an instance is called like the functions of ``importance``, and
+    ``observe`` must see every step. A prunable weight that had no gradient has not moved: 0.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def begin_epoch(self) -> None:
+        """Forgets the steps so far."""
+        self._sums = {}
+
+    @torch.no_grad()
+    def observe(self, weights: Mapping[str, nn.Parameter], scale: Tensor | None = None) -> None:
+        """Notes the gradients of ``weights``, just before an optimizer steps on them.
+
+        scale: what the gradients are still multiplied by, as with fused optimizers in fp16; not
+        finite if they overflowed and the step will be skipped.
+        """
+        for name, weight in weights.items():
+            gradient = weight.grad
+            if gradient is None or gradient.is_sparse:
+                continue
+            total = self._sums.get(name)
+            if total is None or total.shape != weight.shape:  # none yet, or the layer was replaced
+                dtype = torch.promote_types(weight.dtype, torch.float32)
+                total = torch.zeros_like(weight, dtype=dtype)
+            elif total.device != weight.device:
+                total = total.to(weight.device)
+            self._sums[name] = total
+            if scale is None:
+                total.addcmul_(weight, gradient, value=-1)
+            else:  # decided on the device, without waiting for it
+                term = weight * (gradient.to(total.dtype) / scale.to(weight.device))
+                total.sub_(torch.where(scale.to(weight.device).isfinite(), term, 0.0))
+
+    def __call__(
+        self,
+        model: nn.Module,
+        batches: Iterable,
+        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    ) -> dict[str, Tensor]:
+        """The sums; ValueError if no step was observed since ``begin_epoch``."""
+        if not self._sums:
+            raise ValueError("movement has seen no training step since the epoch began")
+        weights = dict(model.named_parameters())
+        scores = {name: torch.zeros_like(weights[name]) for name in prunable_names(model)}
+        for name, total in self._sums.items():
+            if name in weights and weights[name].shape == total.shape:
+                scores[name] = total.to(weights[name].device, copy=True)
+        return scores
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sums by name."""
+        return dict(self._sums)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from the sums of a ``state_dict``."""
+        self._sums = {name: total.clone() for name, total in state.items()}
