@@ -101,6 +101,27 @@ class Masks(Mapping[str, Tensor]):
         self.zero_cut_()
 
     @torch.no_grad()
+    def grow_(self, marked: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+        """Lets the ``marked`` weights live again, each with its value of ``values[name]``, a tensor
+        of one dimension in the order of the index. ValueError if one lives already, or there is
+        not a value for each; then all stay as they are.
+
+        What optimizers remember of them is 0, as it was kept so while they were cut.
+        """
+        weights = self.weights()
+        for name, coming in marked.items():
+            alive = self._alive[name] = self._alive[name].to(weights[name].device)
+            if bool((alive & coming).any()) or len(values[name]) != int(coming.sum()):
+                raise ValueError(f"what is to grow does not fit the cut weights of {name}")
+        for name, coming in marked.items():
+            self._alive[name] = self._alive[name] | coming
+            weights[name][coming] = values[name].to(weights[name])
+            if bool(self._alive[name].all()):
+                self._bits.pop(name, None)
+            else:
+                self._bits[name] = self._as_bits(name, weights[name])
+
+    @torch.no_grad()
     def zero_cut_(self, among: Collection[int] | None = None) -> None:
         """Sets every cut weight to exactly 0.0, in place; ``among`` restricts it to parameters of
         these ids.

@@ -13,6 +13,7 @@ from torch.optim.optimizer import (
 )
 from torch.utils.hooks import RemovableHandle
 
+from refine.freeze import Freeze
 from refine.masks import Masks
 
 # A watch lives as long as its network. There is one pair of hooks for all of them, never removed:
@@ -59,6 +60,23 @@ class OptimizerWatch:
         self._model = weakref.ref(model)
         self._seen: list[weakref.ref[Optimizer]] = []  # oldest step first
         self._strangers: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._freeze: Freeze | None = None
+
+    def train_only_(self, free: Mapping[str, Tensor]) -> None:
+        """From now on only the weights that ``free`` marks, by parameter name, train: all others
+        have their present values after every step, until ``train_all_``. To be called again after
+        weights were changed on purpose. Nothing marked is ``train_all_``."""
+        model = self._model()
+        self._freeze = Freeze(model, free) if free and model is not None else None
+
+    def train_all_(self) -> None:
+        """Ends ``train_only_``."""
+        self._freeze = None
+
+    @property
+    def free(self) -> dict[str, Tensor]:
+        """What ``train_only_`` was given, to be saved and given again; empty if all train."""
+        return dict(self._freeze.free) if self._freeze else {}
 
     def alive(self) -> list[Optimizer]:
         """The optimizers that stepped a parameter and still exist, the latest first."""
@@ -99,10 +117,14 @@ class OptimizerWatch:
             for observer in self.observers:
                 observer(trained, _gradient_scale(optimizer))
         self.masks.zero_cut_gradients_(mine)
+        if self._freeze and (model := self._model()) is not None:
+            self._freeze.zero_gradients_(model, mine)
 
     def after(self, optimizer: Optimizer, had_closure: bool) -> None:
         """Zeroes the cut weights that ``optimizer`` has stepped."""
         if optimizer not in self._strangers:
+            if self._freeze and (model := self._model()) is not None:
+                self._freeze.restore_(model, _parameters(optimizer))
             self.masks.zero_cut_(_parameters(optimizer))
             if had_closure:  # which made new gradients, after they were cleared
                 self.masks.zero_moments_(optimizer)

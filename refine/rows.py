@@ -54,3 +54,16 @@ class CycleRow:
     downscale_seconds: float
     cut_seconds: float
     replay_seconds: float
+
+
+@dataclass(frozen=True)
+class EpisodeRow:
+    """One trial of the controller that learns a regrowth's allocation."""
+
+    episode: int
+    reward: float  # a fraction, such as the validation accuracy
+    best_reward: float  # so far
+    baseline: float  # running mean of the rewards, with this one
+    entropy: float  # of the policy, nats a tensor
+    counts: str  # JSON: parameter name to number of weights regrown in this trial
+    seconds: float  # since the first episode began

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "checkpoint": {"randomness", "refinement", "replay", "trainer"},
     "trainer": {"datasets", "device", "evaluation", "randomness", "refinement"},
     "refinement": {"evaluation", "masks", "optimizer_watch", "pruning", "replay"},
-    "optimizer_watch": {"masks"},
+    "optimizer_watch": {"freeze", "masks"},
     # Scoring leaves the network's modes and the random generators as they were.
     "pruning": {"evaluation", "masks", "randomness"},
     "replay": {"evaluation"},
@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "config": set(),
     "device": set(),
     "evaluation": set(),
+    "freeze": {"masks"},
     "masks": set(),
     "muon": set(),
     "models": set(),

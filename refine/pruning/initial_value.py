@@ -1,0 +1,103 @@
+"""Which value does a regrown weight start from?
+
+Each is a function ``(weight, alive, marked, reference, stale, generator) -> values``: a value for
+each ``marked`` position in the order of the index, a tensor of one dimension. ``weight``, ``alive``
+(the mask before), ``marked``, ``reference`` (the denser network's values) and ``stale`` (each
+weight just before it was cut) have one shape; lots are drawn from ``generator``, which is on the
+CPU. Fans are counted as in torch.nn.init.
+"""
+
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+__all__ = ["fan_in", "kaiming", "reference", "stale", "xavier", "zero"]
+
+
+def zero(
+    weight: Tensor,
+    alive: Tensor,
+    marked: Tensor,
+    reference: Tensor | None,
+    stale: Tensor | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """0, so that regrowth leaves the network's outputs as they are (RigL, arXiv:1911.11134)."""
+    return weight.new_zeros(int(marked.sum()))
+
+
+def kaiming(
+    weight: Tensor,
+    alive: Tensor,
+    marked: Tensor,
+    reference: Tensor | None,
+    stale: Tensor | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """Uniform in +-sqrt(6 / fan-in), of the dense layer (He et al. 2015, arXiv:1502.01852)."""
+    return _uniform(weight, marked, sqrt(6 / weight[0].numel()), generator)
+
+
+def xavier(
+    weight: Tensor,
+    alive: Tensor,
+    marked: Tensor,
+    reference: Tensor | None,
+    stale: Tensor | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """Uniform in +-sqrt(6 / (fan-in + fan-out)), of the dense layer (Glorot and Bengio 2010)."""
+    fan_out = weight[:, 0].numel() if weight.dim() > 1 else len(weight)
+    return _uniform(weight, marked, sqrt(6 / (weight[0].numel() + fan_out)), generator)
+
+
+def reference(
+    weight: Tensor,
+    alive: Tensor,
+    marked: Tensor,
+    reference: Tensor | None,
+    stale: Tensor | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """The denser network's value (arXiv:2511.11675)."""
+    return _taken("reference", reference, weight, marked)
+
+
+def stale(
+    weight: Tensor,
+    alive: Tensor,
+    marked: Tensor,
+    reference: Tensor | None,
+    stale: Tensor | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """The value that the weight had just before it was cut."""
+    return _taken("stale", stale, weight, marked)
+
+
+def fan_in(
+    weight: Tensor,
+    alive: Tensor,
+    marked: Tensor,
+    reference: Tensor | None,
+    stale: Tensor | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """N(0, 2 / sparse fan-in), which is how many inputs the weight's own output has after the
+    regrowth (Evci et al. 2020, arXiv:2010.03533)."""
+    inputs = (alive | marked).flatten(1).sum(1) if weight.dim() > 1 else torch.ones_like(marked)
+    deviation = (2 / inputs.clamp(min=1)).sqrt().reshape(-1, *[1] * (weight.dim() - 1))
+    lots = torch.randn(int(marked.sum()), generator=generator)
+    return (lots.to(weight.device) * deviation.expand_as(weight)[marked]).to(weight.dtype)
+
+
+def _uniform(weight: Tensor, marked: Tensor, bound: float, generator: torch.Generator) -> Tensor:
+    lots = torch.rand(int(marked.sum()), generator=generator) * 2 - 1
+    return (lots * bound).to(weight.device, weight.dtype)
+
+
+def _taken(kind: str, values: Tensor | None, weight: Tensor, marked: Tensor) -> Tensor:
+    if values is None or values.shape != weight.shape:
+        raise ValueError(f"the initial value {kind!r} needs {kind} values of the weights' shape")
+    return values.to(weight.device, weight.dtype)[marked]

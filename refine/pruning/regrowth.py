@@ -1,0 +1,171 @@
+"""Which cut weights live again after a cut, and from which values?
+
+Score, allocation and initial value are plain functions; ``Regrowth`` holds the choice of them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import floor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refine.masks import Masks
+from refine.pruning import initial_value, regrowth_allocation, regrowth_score
+from refine.pruning.feature_similarity import feature_similarity
+from refine.pruning.probe import without_trace
+from refine.pruning.reference import Reference
+from refine.pruning.regrowth_allocation import Candidates
+from refine.pruning.selection import highest
+
+
+@dataclass(frozen=True)
+class Regrown:
+    """What came back: ``counts`` of every prunable tensor, and of those that got any, the
+    ``marked`` positions and their ``values`` in the order of the index."""
+
+    counts: dict[str, int]
+    marked: dict[str, Tensor]
+    values: dict[str, Tensor]
+
+
+@dataclass
+class Regrowth:
+    """Lets cut weights live again, after each cut.
+
+    score, allocation, initial: functions as ``regrowth_score``, ``regrowth_allocation`` and
+        ``initial_value`` have.
+    budget: share of all prunable weights that returns; 0 is no regrowth, at no cost.
+    target_sparsity: in place of a budget, the share of the prunable weights that stays cut. With
+        neither, as many return as were cut since the last regrowth.
+    only_epochs: for how many epochs only the regrown weights are to train; the caller's to heed.
+
+    ValueError if both a budget and a target are given, or one is outside [0, 1].
+    """
+
+    score: Callable[..., dict[str, Tensor]] = regrowth_score.gradient
+    allocation: Callable[[Candidates], dict[str, int]] = regrowth_allocation.cut
+    initial: Callable[..., Tensor] = initial_value.zero
+    budget: float | None = None
+    target_sparsity: float | None = None
+    only_epochs: int = 0
+    seed: int = 0
+    generator: torch.Generator = field(init=False, repr=False)
+    _lost: dict[str, int] = field(init=False, repr=False, default_factory=dict)
+    _stale: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.target_sparsity is not None:
+            raise ValueError("a regrowth has a budget or a target_sparsity, not both")
+        for name in ("budget", "target_sparsity"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
+        self.generator = torch.Generator().manual_seed(self.seed)
+
+    @torch.no_grad()
+    def note_cut(self, masks: Masks, marked: Mapping[str, Tensor]) -> None:
+        """To be called just before ``masks.cut_(marked)``: remembers what the tensors lose and, if
+        weights return with them, the values."""
+        weights = masks.weights()
+        for name, going in marked.items():
+            self._lost[name] = self._lost.get(name, 0) + int(going.sum())
+            if self.initial is initial_value.stale:
+                before = self._stale.get(name, torch.zeros_like(weights[name]))
+                before = before.to(weights[name])
+                self._stale[name] = torch.where(going.to(before.device), weights[name], before)
+
+    def count(self, masks: Masks) -> int:
+        """How many weights return now."""
+        dead = masks.prunable - masks.surviving
+        if self.target_sparsity is not None:  # Fraction: 0.29 of 100 is 29, not 28.999...
+            return max(0, dead - floor(Fraction(str(self.target_sparsity)) * masks.prunable))
+        if self.budget is not None:
+            return min(dead, floor(Fraction(str(self.budget)) * masks.prunable))
+        return min(dead, sum(self._lost.values()))
+
+    def regrow_(
+        self,
+        model: nn.Module,
+        masks: Masks,
+        batches: Iterable = (),
+        reference: Reference | None = None,
+        loss: Callable[..., Tensor] = F.cross_entropy,
+        reward: Callable[[Regrown], float] | None = None,
+    ) -> Regrown:
+        """Scores the cut weights, allocates, chooses, and lets the chosen live.
+
+        batches: (inputs, targets) on the model's device, iterable more than once, for scores and
+            feature maps. reference: for what goes by a denser network. reward: for a learned
+            allocation, how good the network would be with this regrown, on validation data; it
+            measures a copy. ValueError if one is missing that the settings need; then the weights
+            stay as they are.
+        """
+        count = self.count(masks)
+        if not count:
+            self._lost.clear()
+            return Regrown(dict.fromkeys(masks, 0), {}, {})
+        weights = masks.weights()
+        alive = {name: mask.to(weights[name].device) for name, mask in masks.items()}
+        scores = self.score(model, batches, alive, reference, loss, self.generator)
+
+        def similarity() -> dict[str, float]:
+            if reference is None:
+                raise ValueError("this allocation compares feature maps with a reference's")
+            return feature_similarity(model, batches, alive, reference)
+
+        def trial(counts: Mapping[str, int]) -> float:
+            if reward is None:
+                raise ValueError("this allocation learns from a reward")
+            lots = self.generator.clone_state()  # each trial draws what the regrowth will
+            regrown = self._regrown(weights, alive, scores, counts, reference, lots)
+            with without_trace(model, training=model.training):  # a reward trains, and draws
+                return reward(regrown)
+
+        counts = self.allocation(
+            Candidates(scores, alive, count, dict(self._lost), similarity, trial)
+        )
+        regrown = self._regrown(weights, alive, scores, counts, reference, self.generator)
+        masks.grow_(regrown.marked, regrown.values)
+        self._lost.clear()
+        return regrown
+
+    @torch.no_grad()
+    def _regrown(
+        self,
+        weights: Mapping[str, Tensor],
+        alive: Mapping[str, Tensor],
+        scores: Mapping[str, Tensor],
+        counts: Mapping[str, int],
+        reference: Reference | None,
+        generator: torch.Generator,
+    ) -> Regrown:
+        marked, values = {}, {}
+        for name, count in counts.items():
+            if count:
+                marked |= highest(scores, {name: ~alive[name]}, count)
+                dense = None if reference is None else reference.values[name]
+                values[name] = self.initial(
+                    weights[name],
+                    alive[name],
+                    marked[name],
+                    dense,
+                    self._stale.get(name),
+                    generator,
+                )
+        return Regrown(dict(counts), marked, values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator and what was noted of cuts, as tensors and numbers."""
+        return {
+            "generator": self.generator.get_state(),
+            "lost": dict(self._lost),
+            "stale": dict(self._stale),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Brings it to a ``state_dict``."""
+        self.generator.set_state(state["generator"])
+        self._lost, self._stale = dict(state["lost"]), dict(state["stale"])
