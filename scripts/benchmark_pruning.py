@@ -17,6 +17,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ def main() -> None:
     print(
         f"peak memory so far: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB"
     )
-    del contestants, again, start
+    del contestants, start
 
     size = options.others or options.weights
     if size != options.weights:
@@ -84,11 +85,11 @@ def main() -> None:
 def vgg_of(weights: int) -> nn.Module:
     """VGG16's convolutions, without bias, widened to about so many weights, and a linear layer."""
     torch.manual_seed(0)
-    plain = sum(9 * a * b for a, b in zip(WIDTHS, WIDTHS[1:], strict=False))
+    plain = sum(9 * a * b for a, b in pairwise(WIDTHS))
     width = max(1, round((weights / plain) ** 0.5))
     channels = [3, *(width * factor for factor in WIDTHS)]
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(channels, channels[1:], strict=False):
+    for inputs, outputs in pairwise(channels):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.ReLU()]
     head = nn.Linear(channels[-1], 10, bias=False)
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)

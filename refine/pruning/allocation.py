@@ -11,7 +11,7 @@ from math import ceil, floor
 from torch import Tensor
 
 from refine.pruning.lamp import lamp_counts
-from refine.ranking import refuse_nan, survivors, threshold
+from refine.ranking import ends, survivors, threshold
 
 __all__ = ["er", "erk", "global_", "lamp", "layerwise", "uniform_plus"]
 
@@ -37,7 +37,8 @@ def global_(
     """One ranking of all survivors; a tensor loses those of its own that rank lowest."""
     names = sizes(scores, masks)
     parts = [(scores[name], masks[name]) for name in names]
-    refuse_nan(parts)
+    for part in parts:
+        ends(*part)  # refuses NaN
     count = cut_count(sum(names.values()), ratio)
     counts = threshold(parts, count).counts(count) if count else [0] * len(parts)
     return dict(zip(names, counts, strict=True))
@@ -111,17 +112,17 @@ def in_proportion(
             for name, share in shares.items()
         }
 
-    ends = sorted(bound[name] / shares[name] for name in shares for bound in (floors, most))
-    if not ends:
+    bends = sorted(bound[name] / shares[name] for name in shares for bound in (floors, most))
+    if not bends:
         return {}
-    # Between neighbouring ends what is kept rises in a straight line.
-    upper = next((i for i, end in enumerate(ends) if sum(kept(end).values()) >= total), -1)
-    level = ends[upper]
+    # Between neighbouring bends what is kept rises in a straight line.
+    upper = next((i for i, bend in enumerate(bends) if sum(kept(bend).values()) >= total), -1)
+    level = bends[upper]
     if upper > 0:
-        low, high = (sum(kept(end).values()) for end in ends[upper - 1 : upper + 1])
-        level = ends[upper - 1]
+        low, high = (sum(kept(bend).values()) for bend in bends[upper - 1 : upper + 1])
+        level = bends[upper - 1]
         if high > low:
-            level += (ends[upper] - ends[upper - 1]) * (total - low) / (high - low)
+            level += (bends[upper] - bends[upper - 1]) * (total - low) / (high - low)
     exact = kept(level)
     keep = {name: floor(amount + 1e-6) for name, amount in exact.items()}  # 2.9999999999 is 3
     for name in sorted(keep, key=lambda name: keep[name] - exact[name]):

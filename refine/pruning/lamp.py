@@ -31,8 +31,7 @@ def lamp_counts(parts: Sequence[Part], count: int) -> list[int]:
     Scores may have a sign: those of a layer that has negative ones are raised by its lowest first.
     ValueError if a score is NaN or infinite.
     """
-    ranking.refuse_nan(parts)
-    shifts = [min(0.0, lowest_finite(*part)) for part in parts]
+    shifts = [shift(part) for part in parts]
     sizes = [ranking.survivors(alive) for _, alive in parts]
     count = min(count, sum(max(0, size - 1) for size in sizes))
     if count == 0:
@@ -63,12 +62,9 @@ def lamp_scores(ascending: Tensor, rest: float) -> Tensor:
     return (squares / (squares.flip(0).cumsum(0).flip(0) + rest)).nan_to_num(0.0)
 
 
-def lowest_finite(scores: Tensor, alive: Tensor) -> float:
-    """The lowest score that takes part; ValueError if it or the highest is infinite."""
-    if not alive.any():
-        return 0.0
-    ends = [scores] if bool(alive.all()) else [scores[alive]]
-    low, high = (float(end) for end in ends[0].aminmax())
+def shift(part: Part) -> float:
+    """The layer's lowest score, or 0 if that is lower."""
+    low, high = ranking.ends(*part)
     if not (isfinite(low) and isfinite(high)):
         raise ValueError("a score is infinite; LAMP divides by the sum of their squares")
     return low
@@ -87,8 +83,9 @@ def estimate(
     """About how many of each sample go with the lowest ``count`` of all."""
     found, weights = [], []
     for sample, size, shift in zip(samples, sizes, shifts, strict=True):
-        found.append(lamp_scores(sample.double() - shift, 0.0))
-        weights.append(torch.full_like(found[-1], size / max(1, len(sample))))
+        stands_for = size / max(1, len(sample))  # so many scores each, in the sums as in the ranks
+        found.append(lamp_scores(sample.double() - shift, 0.0) / stands_for)
+        weights.append(torch.full_like(found[-1], stands_for))
     ordered, order = ranking.joined(found).sort()
     passed = ranking.joined(weights)[order].cumsum(0)
     last = min(int((passed < count).count_nonzero()), len(ordered) - 1)
@@ -117,7 +114,7 @@ def bracketed(part: Part, low: float, high: float, shift: float) -> Layer:
         if high < inf:
             higher = piece > high
             above = above + higher.count_nonzero()
-            rest = torch.where(higher, piece, shift).double().sub_(shift)
+            rest = ranking.zero_where(~higher, piece.double().sub_(shift))
             squares = squares + rest.dot(rest)
         inside.append(piece[(piece >= low) & (piece <= high)])
     ascending = torch.cat(inside).sort().values.double().sub_(shift)
