@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from refine.ranking import lowest, survivors
+
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of the weights' type
 PRUNABLE_LAYERS = (
     nn.Linear,
@@ -77,7 +79,7 @@ class Masks(Mapping[str, Tensor]):
     @property
     def surviving(self) -> int:
         """How many of these live."""
-        return sum(int(mask.sum()) for mask in self._alive.values())
+        return sum(survivors(mask) for mask in self._alive.values())
 
     def lowest(self, scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
         """Marks ``counts[name]`` survivors of each tensor, lowest score first, equal scores in the
@@ -163,22 +165,6 @@ class Masks(Mapping[str, Tensor]):
 
     def _as_bits(self, name: str, weight: Tensor) -> Tensor:
         alive = self._alive[name] = self._alive[name].to(weight.device)
-        return torch.where(alive, -1, 0).to(INTEGERS[weight.element_size()])
-
-
-def lowest(scores: Tensor, alive: Tensor, count: int) -> Tensor:
-    """Marks the ``count`` lowest of the ``scores`` at positions that live; ties by index."""
-    living = scores[alive].to(torch.promote_types(scores.dtype, torch.float32))
-    if count > len(living):
-        raise ValueError(f"{count} of {len(living)} survivors cannot be cut")
-    if bool(living.isnan().any()):
-        raise ValueError("a score is NaN; the weights or the gradients are no longer finite")
-    marked = torch.zeros_like(alive)
-    if count == 0:
-        return marked
-    threshold = living.kthvalue(count).values
-    chosen = living < threshold
-    ties = (living == threshold).nonzero().squeeze(1)
-    chosen[ties[: count - int(chosen.sum())]] = True
-    marked[alive] = chosen
-    return marked
+        # As the weights lie in memory, so that neither has to be walked against its order.
+        bits = torch.empty_like(weight, dtype=INTEGERS[weight.element_size()])
+        return bits.copy_(alive).neg_()

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from refine.masks import Masks, lowest, prunable_names
+from refine.masks import Masks, prunable_names
+from refine.ranking import lowest
 
 
 def linear(weights):
