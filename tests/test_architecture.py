@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "randomness": set(),
     "refinement": {"evaluation", "masks", "optimizer_watch", "pruning", "replay"},
     "optimizer_watch": {"masks"},
-    "pruning": {"masks", "ranking"},
+    "pruning": {"channels", "masks", "ranking"},
     "replay": {"evaluation"},
     "datasets": {"build"},
     "run_directory": set(),
@@ -41,10 +41,12 @@ MAY_IMPORT = {
     "config": set(),
     "device": set(),
     "evaluation": set(),
-    "masks": {"ranking"},
+    "masks": {"channels", "ranking"},
     "muon": set(),
     "models": set(),
     "schedule": set(),
+    "channels": set(),
+    "combinations": set(),
     "ranking": set(),
     "signals": set(),
     "errors": set(),
@@ -53,8 +55,8 @@ MAY_IMPORT = {
     "rows": set(),
 }  # fmt: skip
 TORCHLESS = (
-    "cli", "composition", "config", "help", "resume", "signals", "sweep", "errors", "files",
-    "names", "rows", "report", "study",
+    "cli", "combinations", "composition", "config", "help", "resume", "signals", "sweep",
+    "errors", "files", "names", "rows", "report", "study",
 )  # fmt: skip
 # The command line, what overrides mean, and a study's values, which are of the same grammar.
 KNOW_HYDRA = {HOME / "cli.py", HOME / "composition.py", HOME / "study" / "space.py"}
