@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from refine.channels import by_output
 from refine.ranking import lowest, survivors
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of the weights' type
@@ -51,9 +52,10 @@ class Masks(Mapping[str, Tensor]):
             )
         self._owners: dict[str, tuple[weakref.ref[nn.Module], str]] = {}
         for name in names:
-            owner, _, attribute = name.rpartition(".")
-            self._owners[name] = weakref.ref(model.get_submodule(owner)), attribute
+            self._find(model, name)
         self._alive = {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names}
+        self._attached: dict[str, str] = {}  # parameter of output channels: the layer's tensor
+        self._channels: dict[str, Tensor] = {}  # of the attached with cut ones: True where it lives
         self._bits: dict[str, Tensor] = {}  # of tensors with cut weights: all ones where one lives
 
     def __getitem__(self, name: str) -> Tensor:
@@ -67,9 +69,7 @@ class Masks(Mapping[str, Tensor]):
 
     def weights(self) -> dict[str, nn.Parameter]:
         """The prunable parameters, by name, as the model has them now."""
-        return {
-            name: getattr(owner(), attribute) for name, (owner, attribute) in self._owners.items()
-        }
+        return {name: self._parameter(name) for name in self._alive}
 
     @property
     def prunable(self) -> int:
@@ -80,6 +80,29 @@ class Masks(Mapping[str, Tensor]):
     def surviving(self) -> int:
         """How many of these live."""
         return sum(survivors(mask) for mask in self._alive.values())
+
+    @property
+    def attached_cut(self) -> int:
+        """How many elements of attached parameters are held at 0."""
+        return sum(mask.numel() - survivors(mask) for mask in self._channels.values())
+
+    def attach(self, model: nn.Module, name: str, parameters: Iterable[str]) -> None:
+        """From now on ``parameters`` (a bias, a norm's weight and bias) go with the output channels
+        of the tensor ``name``: an element is held at 0.0 when the last weight of its channel is
+        cut. They count neither as prunable nor as surviving. ValueError unless each has an element
+        for every output channel.
+        """
+        known = dict(model.named_parameters())
+        channels = len(by_output(self._owners[name][0](), self._alive[name]))
+        for parameter in parameters:
+            if parameter not in known or known[parameter].shape != (channels,):
+                raise ValueError(f"{parameter} has no element for each of {channels} of {name}")
+            if parameter in self._alive or self._attached.get(parameter, name) != name:
+                raise ValueError(f"{parameter} cannot be attached to {name}: it is masked already")
+            self._find(model, parameter)
+            self._attached[parameter] = name
+        self._cut_channels({name})
+        self.zero_cut_()
 
     def lowest(self, scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
         """Marks ``counts[name]`` survivors of each tensor, lowest score first, equal scores in the
@@ -100,6 +123,7 @@ class Masks(Mapping[str, Tensor]):
         for name, going in marked.items():
             self._alive[name] = self._alive[name] & ~going
             self._bits[name] = self._as_bits(name, weights[name])
+        self._cut_channels(marked)
         self.zero_cut_()
 
     @torch.no_grad()
@@ -145,17 +169,15 @@ class Masks(Mapping[str, Tensor]):
     @torch.no_grad()
     def zero_moments_(self, optimizer: torch.optim.Optimizer) -> None:
         """Sets what ``optimizer`` remembers of every cut weight (momentum, Adam's moments) to 0."""
-        weights = self.weights()
         for name in self._bits:
-            mask = self._alive[name]
-            for moment in optimizer.state.get(weights[name], {}).values():
+            mask = self._mask(name)
+            for moment in optimizer.state.get(self._parameter(name), {}).values():
                 if isinstance(moment, Tensor) and moment.shape == mask.shape:
                     moment.masked_fill_(~mask.to(moment.device), 0.0)
 
     def _with_cuts(self, among: Collection[int] | None) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        weights = self.weights() if self._bits else {}
         for name, bits in self._bits.items():
-            weight = weights[name]
+            weight = self._parameter(name)
             if among is not None and id(weight) not in among:
                 continue
             # The model may have moved or changed its precision since the cut.
@@ -164,7 +186,27 @@ class Masks(Mapping[str, Tensor]):
             yield weight, bits
 
     def _as_bits(self, name: str, weight: Tensor) -> Tensor:
-        alive = self._alive[name] = self._alive[name].to(weight.device)
+        home = self._alive if name in self._alive else self._channels
+        home[name] = home[name].to(weight.device)
         # As the weights lie in memory, so that neither has to be walked against its order.
         bits = torch.empty_like(weight, dtype=INTEGERS[weight.element_size()])
-        return bits.copy_(alive).neg_()
+        return bits.copy_(home[name]).neg_()
+
+    def _cut_channels(self, names: Collection[str]) -> None:
+        for parameter, name in self._attached.items():
+            if name in names:
+                alive = by_output(self._owners[name][0](), self._alive[name]).any(1)
+                if not alive.all():
+                    self._channels[parameter] = alive
+                    self._bits[parameter] = self._as_bits(parameter, self._parameter(parameter))
+
+    def _mask(self, name: str) -> Tensor:
+        return self._alive[name] if name in self._alive else self._channels[name]
+
+    def _find(self, model: nn.Module, name: str) -> None:
+        owner, _, attribute = name.rpartition(".")
+        self._owners[name] = weakref.ref(model.get_submodule(owner)), attribute
+
+    def _parameter(self, name: str) -> nn.Parameter:
+        owner, attribute = self._owners[name]
+        return getattr(owner(), attribute)

@@ -21,8 +21,8 @@ MAY_IMPORT = {
         "run_directory", "signals", "tracking", "trainer",
     },
     "assembly": {
-        "build", "checkpoint", "datasets", "device", "evaluation", "optimizer_watch", "refinement",
-        "replay", "trainer",
+        "build", "checkpoint", "datasets", "device", "evaluation", "masks", "optimizer_watch",
+        "pruning", "refinement", "replay", "schedule", "trainer",
     },
     "tracking": {"build", "config"},
     "checkpoint": {"randomness", "refinement", "replay", "trainer"},
@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "refinement": {"evaluation", "masks", "optimizer_watch", "pruning", "randomness", "replay"},
     "optimizer_watch": {"freeze", "masks"},
     # Scoring leaves the network's modes and the random generators as they were.
-    "pruning": {"evaluation", "masks", "randomness", "ranking"},
+    "pruning": {"channels", "evaluation", "masks", "randomness", "ranking"},
     "replay": {"evaluation"},
     "datasets": {"build"},
     "run_directory": set(),
@@ -38,15 +38,17 @@ MAY_IMPORT = {
     "sweep": {"config", "report"},
     "report": set(),
     "build": set(),
-    "config": set(),
+    "config": {"combinations"},
     "device": set(),
     "evaluation": set(),
     "freeze": {"masks"},
-    "masks": {"ranking"},
+    "masks": {"channels", "ranking"},
     "muon": set(),
     "models": set(),
     "randomness": set(),
     "schedule": set(),
+    "channels": set(),
+    "combinations": set(),
     "ranking": set(),
     "signals": set(),
     "errors": set(),
@@ -55,8 +57,8 @@ MAY_IMPORT = {
     "rows": set(),
 }  # fmt: skip
 TORCHLESS = (
-    "cli", "composition", "config", "help", "resume", "signals", "sweep", "errors", "files",
-    "names", "rows", "report", "study",
+    "cli", "combinations", "composition", "config", "help", "resume", "signals", "sweep",
+    "errors", "files", "names", "rows", "report", "study",
 )  # fmt: skip
 # The command line, what overrides mean, and a study's values, which are of the same grammar.
 KNOW_HYDRA = {HOME / "cli.py", HOME / "composition.py", HOME / "study" / "space.py"}

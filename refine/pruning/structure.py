@@ -1,0 +1,90 @@
+"""Which layers give the network's answers, and which parameters belong to a layer's outputs?"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import fx, nn
+
+from refine.masks import prunable_names
+
+
+def traced(model: nn.Module) -> fx.Graph | None:
+    """The graph of the model's forward pass; None if torch.fx cannot follow it."""
+    try:
+        with torch.enable_grad():
+            return fx.Tracer().trace(model)
+    except Exception:  # the model's own code runs with stand-ins and can fail in any way
+        return None
+
+
+def answers(
+    model: nn.Module, names: Iterable[str] | None = None, graph: fx.Graph | None = None
+) -> set[str]:
+    """Of the tensors ``names`` (the prunable ones) those whose outputs reach the network's without
+    passing another: their channels are its answers. If nothing can be traced, the last one.
+
+    graph: what ``traced(model)`` gave, to trace only once.
+    """
+    names = list(prunable_names(model) if names is None else names)
+    graph = graph or traced(model)
+    found: set[str] = set()
+    nodes = [node for node in graph.nodes if node.op == "output"] if graph else []
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        mine = [name for name in names if _belongs(name, node)]
+        found.update(mine)
+        if not mine and node.target not in (getattr, "size"):  # a shape is no number of the layer's
+            nodes += [before for before in node.all_input_nodes if before not in seen]
+            seen.update(node.all_input_nodes)
+    return found or set(names[-1:])
+
+
+def _belongs(name: str, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return name.startswith(f"{node.target}.")
+    return node.op == "get_attr" and name == node.target
+
+
+def attached(model: nn.Module, name: str, graph: fx.Graph | None = None) -> list[str]:
+    """The parameters with an element for each output of the layer that tensor ``name`` belongs to:
+    its bias, and weight and bias of a batch norm that directly follows it.
+
+    It is the norm that the trace shows; without one, the module defined next, if it is a batch
+    norm of that width. A norm that follows several layers belongs to none.
+    """
+    path = name.rpartition(".")[0]
+    layer = model.get_submodule(path)
+    bias = getattr(layer, "bias", None)
+    if not isinstance(bias, nn.Parameter):
+        width, found = outputs(layer), []
+    else:
+        width, found = len(bias), [f"{path}.bias" if path else "bias"]
+    graph = graph or traced(model)
+    norms = _next_defined(model, path) if graph is None else _next_called(model, path, graph)
+    for norm_path in norms:
+        norm = model.get_submodule(norm_path)
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.num_features == width:
+            found += [f"{norm_path}.{part}" for part, _ in norm.named_parameters(recurse=False)]
+    return found
+
+
+def outputs(layer: nn.Module) -> int | None:
+    """How many outputs a convolution or linear layer has."""
+    return getattr(layer, "out_channels", getattr(layer, "out_features", None))
+
+
+def _next_called(model: nn.Module, path: str, graph: fx.Graph) -> Iterator[str]:
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    of_layer = [node for node in calls if node.target == path]
+    after = {user.target: None for node in of_layer for user in node.users if user in calls}
+    for target in after:
+        inputs = [before for node in calls if node.target == target for before in node.args[:1]]
+        if all(before in of_layer for before in inputs):
+            yield target
+
+
+def _next_defined(model: nn.Module, path: str) -> Iterator[str]:
+    leaves = [name for name, module in model.named_modules() if not list(module.children())]
+    if path in leaves[:-1]:
+        yield leaves[leaves.index(path) + 1]
