@@ -2,21 +2,31 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from refine.build import build, function, parameters_of
 from refine.checkpoint import Parts
+from refine.datasets.images import Loader
 from refine.datasets.prepare import Data
 from refine.device import Precision
 from refine.errors import SettingError
 from refine.evaluation.accuracy import in_mode
+from refine.masks import prunable_names
 from refine.optimizer_watch import needs_closure
+from refine.pruning.bounds import Bounded
+from refine.pruning.reference import Reference
+from refine.pruning.regrowth import Regrowth
 from refine.refinement import RuntimeRefinement
 from refine.replay import Replay
+from refine.rows import EpisodeRow
+from refine.schedule import Adaptive, Never
 from refine.trainer import Position, Stepper
 
 log = logging.getLogger("refine")
@@ -60,22 +70,105 @@ def build_replay(node: DictConfig, seed: int, precision: Precision) -> Replay:
 
 
 def build_refinement(
-    pruner: DictConfig, model: nn.Module, replay: Replay, step: Callable[[Tensor, Tensor], Tensor]
+    config: DictConfig,
+    model: nn.Module,
+    replay: Replay,
+    step: Callable[[Tensor, Tensor], Tensor],
+    on_episode: Callable[[EpisodeRow], None],
 ) -> RuntimeRefinement:
-    """The refinement that a ``pruner`` node describes; ``step`` is one step of its replay."""
+    """The refinement that ``pruner`` and ``regrowth`` describe, of a network that begins as
+    ``start_from`` and ``pruner.initial_sparsity`` say; ``step`` is one step of its replay."""
+    pruner, node = config.pruner, config.regrowth
     importance = function("pruner.importance", pruner.importance, "refine.pruning.importance")
-    allocation = function("pruner.allocation", pruner.allocation, "refine.pruning.allocation")
+    if isinstance(importance, type):  # one that remembers
+        importance = importance()
+    allocation, initial = (
+        function(f"pruner.{name}", pruner[name], "refine.pruning.allocation")
+        for name in ("allocation", "initial_allocation")
+    )
+    granularity = function("pruner.granularity", pruner.granularity, "refine.pruning.granularity")
+    tensors = _tensors("start_from", config.start_from)
+    if tensors is not None:
+        load_(model, tensors)
+    prunable = prunable_names(model)
+    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    share = sum(sizes[name] for name in prunable) / sum(sizes.values())
     try:
-        return RuntimeRefinement(
+        regrowth = build_regrowth(node, config.seed, share, on_episode)
+        source = _tensors("regrowth.source", node.source)
+        refinement = RuntimeRefinement(
             model,
             importance=importance,
-            allocation=allocation,
+            allocation=Bounded(
+                allocation, OmegaConf.to_container(pruner.layers), pruner.min_layer_density
+            ),
+            granularity=partial(granularity, n=pruner.n, m=pruner.m),
+            regrowth=regrowth,
+            reference=source and Reference.from_tensors(source, prunable),
+            scoring_batches=pruner.scoring_batches,
+            trial_steps=node.controller.steps,
             replay=replay.batches,
             downscale_factor=pruner.downscale_factor,
             step=step,
         )
     except ValueError as error:
         raise SettingError("model", str(error)) from error
+    if tensors is not None:
+        weights = refinement.masks.weights()
+        refinement.masks.cut_({name: weight.detach() == 0 for name, weight in weights.items()})
+    if pruner.initial_sparsity:
+        if pruner.initial_sparsity >= share:
+            raise SettingError(
+                "pruner.initial_sparsity", f"must be below {share:.4f}, what can be cut"
+            )
+        refinement.sparsify(pruner.initial_sparsity / share, initial)
+    for name in refinement.granularity.left_out:
+        log.info("pruner.granularity=%s leaves %s dense", pruner.granularity, name)
+    return refinement
+
+
+def build_regrowth(
+    node: DictConfig, seed: int, share: float, on_episode: Callable[[EpisodeRow], None]
+) -> Regrowth:
+    """The regrowth that a ``regrowth`` node describes; ``share`` of the parameters is prunable."""
+    if node.score == "none":
+        return Regrowth(budget=0)
+    allocation = function(
+        "regrowth.allocation", node.allocation, "refine.pruning.regrowth_allocation"
+    )
+    if node.allocation == "controller":
+        limits = {"episodes": node.controller.episodes, "seconds": node.controller.seconds}
+        allocation = partial(allocation, **limits, seed=seed, on_episode=on_episode)
+    return Regrowth(
+        function("regrowth.score", node.score, "refine.pruning.regrowth_score"),
+        allocation,
+        function("regrowth.initial", node.initial, "refine.pruning.initial_value"),
+        budget=node.budget,
+        target_sparsity=node.target_sparsity and node.target_sparsity / share,
+        only_epochs=node.only_epochs,
+        seed=seed,
+    )
+
+
+def load_(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Gives the network the parameters and buffers of ``start_from``."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise SettingError("start_from", f"is of another network: {reason:.200}") from error
+
+
+def _tensors(setting: str, path: str | None) -> dict[str, Tensor] | None:
+    """Those of a run's directory or of a .safetensors file."""
+    if path is None:
+        return None
+    file = Path(path).expanduser()
+    file = file / "model.safetensors" if file.is_dir() else file
+    try:
+        return safetensors.torch.load_file(file)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise SettingError(setting, f"cannot read {file}: {error}") from error
 
 
 def build_training(
@@ -111,6 +204,7 @@ def assembled(
     data: Data,
     precision: Precision,
     check: Callable[[], None] = lambda: None,
+    on_episode: Callable[[EpisodeRow], None] = lambda row: None,
 ) -> tuple[dict[str, Any], Parts]:
     """What ``train`` is given, and what of it changes as it goes on. ``check`` is called after
     every step of a replay."""
@@ -125,16 +219,25 @@ def assembled(
         check()
         return loss
 
-    refinement = build_refinement(config.pruner, model, replay, replay_step)
+    refinement = build_refinement(config, model, replay, replay_step, on_episode)
+    by_step = config.schedule.by == "step"
     given = {
         "ratio": config.pruner.ratio,
-        "epochs": trainer.epochs,
-        "prunable_share": refinement.masks.prunable / refinement.total_parameters,
+        "length": trainer.epochs * (steps if by_step else 1),
+        "prunable": refinement.masks.prunable,
+        "total": refinement.total_parameters,
     }
     schedule = build("schedule", config.schedule, offered=given)
-    due = [epoch for epoch in range(1, trainer.epochs + 1) if schedule.due(epoch) is not None]
-    if not due and not config.schedule._target_.endswith(".Never"):
+    moments = range(given["length"] + 1)
+    due = any(schedule.due(at, refinement.masks.prunable) is not None for at in moments)
+    if not due and not isinstance(schedule, Never):
         log.warning("no cycle is due in %d epochs; see schedule.interval", trainer.epochs)
+    tolerance = schedule.tolerance if isinstance(schedule, Adaptive) else None
+
+    def scoring(cycle: int) -> Loader:
+        batches = config.pruner.scoring_batches
+        return data.sample(batches, trainer.batch_size, config.seed + 1_000_003 * cycle)
+
     per = trainer.lr_scheduler.get("per", "epoch")
     position = Position()
     return {
@@ -146,6 +249,8 @@ def assembled(
         "epochs": trainer.epochs,
         "batch_size": trainer.batch_size,
         "generator": generator,
+        "scoring": scoring,
+        "tolerance": tolerance,
         "position": position,
     }, Parts(
         stepper=stepper,

@@ -23,7 +23,7 @@ from refine.files import written_whole
 from refine.randomness import random_state, set_random_state
 from refine.refinement import RuntimeRefinement
 from refine.replay import Replay
-from refine.rows import CHECKPOINT_FILES, CycleRow, EpochRow
+from refine.rows import CHECKPOINT_FILES, CycleRow, EpisodeRow, EpochRow
 from refine.trainer import Position, Stepper
 
 MAGIC = b"runtime-refinement checkpoint 1, sha256 "
@@ -54,6 +54,7 @@ class Parts:
     generator: torch.Generator
     position: Position
     rows: Rows = field(default_factory=list)
+    episodes: list[EpisodeRow] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
         """All of it, to be saved; not a copy."""
@@ -63,7 +64,7 @@ class Parts:
             "model": weights,
             "buffers": {n: kept for n, kept in model.named_buffers() if n not in weights},
             "alive": dict(self.refinement.masks),
-            "cycles": self.refinement.cycles,
+            "refinement": self.refinement.state_dict(),
             "optimizer": optimizer["state"],
             "groups": optimizer["param_groups"],
             "scaler": self.stepper.precision.state_dict(),
@@ -72,6 +73,7 @@ class Parts:
             "random": random_state(),
             "position": vars(self.position),
             "epochs": [asdict(row) for row in self.rows if isinstance(row, EpochRow)],
+            "episodes": [asdict(row) for row in self.episodes],
             "cycle_rows": [asdict(row) for row in self.rows if isinstance(row, CycleRow)],
         }
 
@@ -87,9 +89,8 @@ class Parts:
             for name, buffer in state["buffers"].items():
                 model.get_buffer(name).copy_(buffer)
         masks = self.refinement.masks
-        cut = {name: ~alive.to(masks[name].device) for name, alive in state["alive"].items()}
-        masks.cut_({name: gone for name, gone in cut.items() if gone.any()})
-        self.refinement.cycles = state["cycles"]
+        masks.load_(state["alive"])
+        self.refinement.load_state_dict(state["refinement"])
         position = Position(**state["position"])
         for sums in (position.losses, position.right):
             sums[:] = [value.to(self.refinement.device) for value in sums]
@@ -109,6 +110,7 @@ class Parts:
         self.replay.generator.set_state(state["replay"])
         set_random_state(state["random"])
         self.rows[:] = rows(state)
+        self.episodes[:] = [EpisodeRow(**row) for row in state["episodes"]]
 
 
 def rows(state: dict[str, Any]) -> Rows:

@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from refine.combinations import check
 from refine.errors import SettingError, one_of
 from refine.names import APART, flat, within
 
@@ -23,10 +24,28 @@ IMPORTANCES = {
     "magnitude": "|w| (Han et al. 2015)",
     "random": "a number by lot",
     "none": "no score, so nothing is cut",
+    "taylor": "|w g|, mean over batches (Molchanov et al. 2017)",
+    "taylor_squared": "(w g)^2, mean over batches (Molchanov et al. 2019)",
+    "fisher": "w^2 times the mean squared gradient of single images (Theis et al. 2018)",
+    "snip": "|w g| of all batches together, as a share of the network's (SNIP, Lee et al. 2019)",
+    "movement": "-w g summed over the last epoch's steps (Sanh et al. 2020)",
+    "activation": "|w| times the norm of its input (Wanda, Sun et al. 2023)",
+    "similarity": "distance of a filter to its layer's others (FPGM, He et al. 2019); filters only",
 }
 ALLOCATIONS = {
     "layerwise": "every tensor loses the same share of its own survivors (the paper)",
     "global": "one ranking over all tensors",
+    "uniform_plus": "the same density everywhere, but the first convolution stays dense and the "
+    "last layer keeps 20 % (Gale et al. 2019)",
+    "er": "survivors in proportion to inputs plus outputs (SET, Mocanu et al. 2018)",
+    "erk": "the same with the sides of the kernel (RigL, Evci et al. 2020)",
+    "lamp": "one ranking by w^2 over the sum of those not smaller in its tensor (Lee et al. 2021)",
+}
+GRANULARITIES = {
+    "weight": "single weights",
+    "filter": "whole output channels, with their bias and batch norm; the last layer's stay",
+    "kernel": "whole kernels, of one input and one output channel",
+    "n_m": "pruner.n of every pruner.m weights along the inputs stay (2:4, Mishra et al. 2021)",
 }
 SELECTIONS = {
     "high_loss": "the training images of highest loss (the paper)",
@@ -44,6 +63,31 @@ PRECISIONS = {
     "fp32": "single precision throughout",
     "bf16": "bfloat16 autocast",
     "fp16": "half precision autocast with a gradient scaler (CUDA only)",
+}
+UNITS = {"epoch": "cycles are due after epochs", "step": "after training steps"}
+SHARES = {"survivors": "of the weights that live", "all": "of all that could ever be cut"}
+REGROWTHS = {
+    "none": "what is cut stays cut",
+    "random": "by lot",
+    "gradient": "greatest |gradient| where weights are cut (RigL, Evci et al. 2020)",
+    "saliency": "greatest (w g)^2 of the denser network it once was",
+    "reference": "where a less sparse network still has weights",
+}
+REGROWTH_ALLOCATIONS = {
+    "cut": "each tensor gets back what it lost in this cycle",
+    "uniform": "in proportion to what is cut of each tensor",
+    "global": "one ranking over all tensors",
+    "greedy": "the layer whose feature maps have changed most first, by SSIM",
+    "proportional": "in proportion to how much feature maps have changed, by SSIM",
+    "controller": "an LSTM that learns from validation accuracy what to give each layer",
+}
+INITIALS = {
+    "zero": "0",
+    "kaiming": "by lot, uniform, from the layer's inputs (He et al. 2015)",
+    "xavier": "by lot, uniform, from inputs and outputs (Glorot & Bengio 2010)",
+    "fan_in": "by lot, normal, variance 2 over the inputs that live (Evci et al. 2022)",
+    "stale": "as it was when it was cut",
+    "reference": "as it is in the denser network",
 }
 MODES = {
     "offline": "into files below the run's directory, which wandb sync sends",
@@ -109,6 +153,67 @@ class PrunerConfig:
     downscale_factor: float = setting(
         "the prunable weights are multiplied by this before the cut", above=0, at_most=1
     )
+    granularity: str = setting("what goes together", choices=GRANULARITIES, default="weight")
+    n: int = setting("of n_m: weights that stay", at_least=1, default=2)
+    m: int = setting("of n_m: of so many", at_least=2, default=4)
+    layers: dict[str, float] = field(
+        default_factory=dict,
+        metadata={
+            "meaning": "ratios of their own for layers, by glob, such as {fc*: 0.3, conv1: 0}; "
+            "the first that fits counts"
+        },
+    )
+    min_layer_density: float = setting(
+        "share of its weights that every tensor keeps", at_least=0, below=1, default=0.0
+    )
+    scoring_batches: int = setting(
+        "batches of training images for scores that need data", at_least=1, default=8
+    )
+    initial_sparsity: float = setting(
+        "share of all parameters that is cut by lot before the first step",
+        at_least=0, below=1, default=0.0,
+    )  # fmt: skip
+    initial_allocation: str = setting(
+        "how that is divided among the tensors",
+        choices=ALLOCATIONS, importable=True, default="erk",
+    )  # fmt: skip
+
+
+@dataclass
+class ControllerConfig:
+    """The search of regrowth.allocation=controller."""
+
+    episodes: int = setting("allocations tried at most", at_least=1, default=50)
+    seconds: float = setting("to try them in, at most", above=0, default=600.0)
+    steps: int = setting("training steps before each is judged", at_least=0, default=20)
+
+
+@dataclass
+class RegrowthConfig:
+    """What a cycle lets grow again."""
+
+    score: str = setting("which cut weights; highest first", choices=REGROWTHS, default="none")
+    allocation: str = setting(
+        "how much each tensor gets back", choices=REGROWTH_ALLOCATIONS, default="cut"
+    )
+    budget: float | None = setting(
+        "share of all prunable weights a cycle; null: as many as it cut, or down to "
+        "regrowth.target_sparsity",
+        above=0, at_most=1, default=None,
+    )  # fmt: skip
+    target_sparsity: float | None = setting(
+        "share of all parameters that is cut after it", at_least=0, below=1, default=None
+    )
+    initial: str = setting("value of a weight that is back", choices=INITIALS, default="zero")
+    only_epochs: int = setting(
+        "epochs for which nothing but the weights that are back is trained", at_least=0, default=0
+    )
+    source: str | None = setting(
+        "denser network of saliency and reference: a run's directory or a .safetensors file; null: "
+        "the run's own before its first cut",
+        default=None,
+    )
+    controller: ControllerConfig = field(default_factory=ControllerConfig)
 
 
 @dataclass
@@ -126,16 +231,37 @@ class ScheduleConfig:
     """When a cycle is due."""
 
     _target_: str = setting("a class like those of refine/schedule.py")
-    interval: int = setting("epochs from one cycle to the next", at_least=1)
+    interval: int = setting("epochs (or steps) from one cycle to the next", at_least=1)
     start: int | None = setting(
-        "epoch after which the first cycle comes; null: interval (one_shot: half-way)", at_least=1
+        "after which the first cycle comes, 0: before training; null: interval, one_shot: half-way",
+        at_least=0,
     )
     stop: int | None = setting(
-        "last epoch that a cycle may follow; null: the last but one of the run", at_least=1
+        "last that a cycle may follow; null: the last but one of the run", at_least=0
     )
     cycles_at_once: int = setting("as how many cycles one_shot cuts", at_least=1)
     target_sparsity: float | None = setting(
-        "share of all parameters that cubic has cut in the end", above=0, below=1
+        "share of all parameters cut in the end: geometric, cubic, cyclic; one_shot if set",
+        above=0,
+        below=1,
+    )
+    by: str = setting("what interval, start, stop and at count", choices=UNITS, default="epoch")
+    of: str = setting("what pruner.ratio is a share of", choices=SHARES, default="survivors")
+    initial_sparsity: float = setting(
+        "where cubic begins, and what cyclic grows back to", at_least=0, below=1, default=0.0
+    )
+    at: list[int] = field(
+        default_factory=list, metadata={"meaning": "epochs (or steps) of a list's cycles"}
+    )
+    sparsities: list[float] = field(
+        default_factory=list,
+        metadata={"meaning": "shares of all parameters cut after each of them"},
+    )
+    period: int = setting(
+        "cycles of cyclic from one growing back to the next", at_least=2, default=5
+    )
+    tolerance: float = setting(
+        "validation accuracy that adaptive gives up at most", at_least=0, below=1, default=0.01
     )
 
 
@@ -218,9 +344,14 @@ class RunConfig:
     resume: str | None = setting(
         "directory of a run to go on with, also with a larger trainer.epochs", default=None
     )
+    start_from: str | None = setting(
+        "network to begin with: a run's directory or a .safetensors file; what is 0 there is cut",
+        default=None,
+    )
     model: dict[str, Any] = node("any callable: _target_ and its arguments")
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
+    regrowth: RegrowthConfig = field(default_factory=RegrowthConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -230,10 +361,13 @@ class RunConfig:
 
 
 # Nodes of fixed keys; what else stands in the others is an argument of their _target_.
-CLOSED = {RunConfig: "", PrunerConfig: "pruner", ReplayConfig: "replay", TrainerConfig: "trainer"}
+CLOSED = {
+    RunConfig: "", PrunerConfig: "pruner", RegrowthConfig: "regrowth", ReplayConfig: "replay",
+    TrainerConfig: "trainer",
+}  # fmt: skip
 GROUPS = (
-    "model", "dataset", "pruner", "replay", "schedule", "trainer", "tracker", "experiment",
-    "control",
+    "model", "dataset", "pruner", "regrowth", "replay", "schedule", "trainer", "tracker",
+    "experiment", "control",
 )  # fmt: skip
 BOUNDS = {
     "above": ("above", lambda value, bound: value > bound),
@@ -307,9 +441,35 @@ def validate(config: DictConfig) -> None:
         pattern = entry.metadata.get("pattern")
         if pattern and not re.fullmatch(pattern, value):
             raise SettingError(name, f"{value!r} is none of {entry.metadata['meaning']}")
-    start, epochs = config.schedule.start, config.trainer.epochs
-    for name, epoch in (("start", start), ("stop", config.schedule.stop)):
-        if epoch is not None and epoch > epochs:
+    pruner = config.pruner
+    try:
+        check(pruner.importance, pruner.allocation, pruner.granularity, pruner.n, pruner.m)
+    except ValueError as error:
+        raise SettingError("pruner", str(error)) from error
+    if config.regrowth.score != "none" and pruner.granularity != "weight":
+        raise SettingError(
+            "regrowth",
+            f"returns single weights, which pruner.granularity={pruner.granularity} "
+            "does not have; set one of the two to none or weight",
+        )
+    if config.regrowth.budget is not None and config.regrowth.target_sparsity is not None:
+        raise SettingError("regrowth.budget", "and regrowth.target_sparsity exclude each other")
+    if config.schedule._target_.endswith(".Cyclic") and config.regrowth.score == "none":
+        raise SettingError(
+            "schedule", "cyclic lets weights grow back; set regrowth=, such as random"
+        )
+    by_validation = {
+        "schedule=adaptive": config.schedule._target_.endswith(".Adaptive"),
+        "regrowth.allocation=controller": config.regrowth.allocation == "controller",
+    }
+    for name, asked in by_validation.items():
+        if asked and not config.dataset.validation_size:
+            raise SettingError(
+                "dataset.validation_size", f"{name} goes by validation accuracy; set it above 0"
+            )
+    schedule, epochs = config.schedule, config.trainer.epochs
+    for name, epoch in (("start", schedule.start), ("stop", schedule.stop)):
+        if epoch is not None and epoch > epochs and schedule.by == "epoch":
             problem = f"must be at most {epochs}, the epochs of the run, not {epoch}"
             raise SettingError(f"schedule.{name}", problem)
     for schema, name in CLOSED.items():
@@ -328,4 +488,4 @@ def validate(config: DictConfig) -> None:
 
 def _parent(config: DictConfig, name: str) -> tuple[DictConfig, str]:
     group, _, key = name.rpartition(".")
-    return (config[group] if group else config), key
+    return (OmegaConf.select(config, group) if group else config), key

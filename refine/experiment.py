@@ -26,11 +26,11 @@ from refine.errors import SettingError, Stop, TrainingError
 from refine.files import uninterrupted
 from refine.refinement import RuntimeRefinement
 from refine.report.figure import draw_run
-from refine.rows import EPOCHS_FILE, FIGURE_FILE, CycleRow, EpochRow
+from refine.rows import EPOCHS_FILE, FIGURE_FILE, CycleRow, EpisodeRow, EpochRow
 from refine.run_directory import RunDirectory
 from refine.signals import Signals
 from refine.tracking.guarded import Guarded
-from refine.trainer import train
+from refine.trainer import cycle_follows, train
 
 log = logging.getLogger("refine")
 
@@ -72,16 +72,24 @@ def run(
         state = _earlier(config, files.path, checkpoints) if again else None
         data = prepare(config.dataset, config.seed, device)
         model = build_model(config.model, data, device)
-        training, parts = assembled(config, model, data, precision, signals.check)
+
+        def on_episode(row: EpisodeRow) -> None:
+            files.record(row)
+            parts.episodes.append(row)
+            display.step(row.episode, config.regrowth.controller.episodes)
+            signals.check()
+
+        training, parts = assembled(config, model, data, precision, signals.check, on_episode)
         earlier_seconds = state.get("seconds", 0.0) if state else 0.0
         if state:
             _restore_(parts, state, config)
         tracker = Guarded(config, files.path, parts.position.epoch)
         if again:
-            files.begin_again(parts.rows)
+            files.begin_again([*parts.rows, *parts.episodes])
         files.describe(config, {"device": describe(device), "precision": precision.name})
         display.begin(_headline(config, data, device, precision), config.trainer.epochs)
 
+        refinement = training["refinement"]
         at, rows, every = parts.position, parts.rows, config.checkpoint.every
         stopped: BaseException | None = None
         started = time.perf_counter() - earlier_seconds
@@ -101,10 +109,10 @@ def run(
                 with uninterrupted():
                     files.record(row)
                     rows.append(row)
-                tracker.row(row, training["refinement"].masks)
+                tracker.row(row, refinement.masks)
                 display.show(row)
-                due = not at.cycled and training["schedule"].due(at.epoch) is not None
-                due = due or isinstance(row, CycleRow) or at.epoch == config.trainer.epochs
+                due = isinstance(row, CycleRow) or at.epoch == config.trainer.epochs
+                due = due or cycle_follows(at, training["schedule"], refinement)
                 if every and (due or at.epoch % every == 0):
                     save()
         except (KeyboardInterrupt, Stop, Exception) as error:
@@ -114,18 +122,19 @@ def run(
                 files.keep = True
                 log.warning("%s; refine-run resume=%s goes on from here", error, files.path)
                 raise
-            if not rows and not isinstance(error, Exception):
+            measured = any(isinstance(row, EpochRow) for row in rows)
+            if not measured and not isinstance(error, Exception):
                 raise
-            if not rows and isinstance(error, SettingError | TrainingError | OSError):
+            if not measured and isinstance(error, SettingError | TrainingError | OSError):
                 raise
-            if not rows:
+            if not measured:
                 raise SettingError("model", f"cannot be trained: {error}") from error
             stopped = error
             log.error("%s", _reason(error))
             log.debug("where it stopped", exc_info=error)
 
         signals.stepping = False
-        summary = _summary(rows, training["refinement"], time.perf_counter() - started)
+        summary = _summary(rows, refinement, time.perf_counter() - started)
         try:
             draw_run(files.path)
             if config.save_model:

@@ -60,7 +60,7 @@ def _settings(config: DictConfig) -> str:
             lines.append(_entry(f"{name}.…", entry.metadata["meaning"], 36))
             lines += [f"    {name}.{key}={_shown(inner)}" for key, inner in value.items()]
             continue
-        choices, words = entry.metadata["choices"] or {}, allowed(entry)
+        choices, words = entry.metadata.get("choices") or {}, allowed(entry)
         meaning = entry.metadata["meaning"] + (f" ({words})" if words else "")
         lines.append(_entry(f"{name}={_shown(value)}", meaning, 36))
         lines += [_entry("", f"{choice}: {what}", 38) for choice, what in choices.items()]

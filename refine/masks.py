@@ -146,6 +146,16 @@ class Masks(Mapping[str, Tensor]):
                 self._bits.pop(name, None)
             else:
                 self._bits[name] = self._as_bits(name, weights[name])
+        self._cut_channels(marked)
+
+    def load_(self, alive: Mapping[str, Tensor]) -> None:
+        """Makes exactly the weights live that ``alive`` marks; those that lived before have their
+        values still, others are what they are."""
+        for name, mask in self._alive.items():
+            self._alive[name] = alive[name].to(mask.device)
+        self._bits.clear()
+        self._channels.clear()
+        self.cut_({name: ~mask for name, mask in self._alive.items() if not mask.all()})
 
     @torch.no_grad()
     def zero_cut_(self, among: Collection[int] | None = None) -> None:
@@ -196,7 +206,10 @@ class Masks(Mapping[str, Tensor]):
         for parameter, name in self._attached.items():
             if name in names:
                 alive = by_output(self._owners[name][0](), self._alive[name]).any(1)
-                if not alive.all():
+                if alive.all():
+                    self._channels.pop(parameter, None)
+                    self._bits.pop(parameter, None)
+                else:
                     self._channels[parameter] = alive
                     self._bits[parameter] = self._as_bits(parameter, self._parameter(parameter))
 

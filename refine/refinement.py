@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,11 +19,18 @@ from torch.optim import Optimizer
 from refine.evaluation.accuracy import in_mode
 from refine.masks import Masks
 from refine.optimizer_watch import fallback, needs_closure, watch
-from refine.pruning.allocation import layerwise
-from refine.pruning.importance import magnitude
+from refine.pruning.allocation import erk, layerwise
+from refine.pruning.granularity import Granularity, weight
+from refine.pruning.importance import magnitude, random
+from refine.pruning.reference import Reference
+from refine.pruning.regrowth import Regrown, Regrowth
+from refine.pruning.score import score
+from refine.pruning.trial import trial
+from refine.randomness import random_state, set_random_state
 from refine.replay import Batch, Replay
 
 ReplayBatches = Callable[[nn.Module, Iterable[Batch]], Iterator[Batch]]
+BISECTIONS = 7  # to a hundredth of the ratio
 
 
 @dataclass(frozen=True)
@@ -30,13 +38,14 @@ class CycleReport:
     """What one cycle did. Sparsities and accuracies are fractions; ``report["sparsity"]`` works.
 
     ``sparsity`` is of all parameters, as in the paper; ``prunable_sparsity`` of those that could
-    be cut. ``cut`` counts the weights cut from each tensor now, ``seconds`` the time of each step.
-    The accuracies are there if the cycle was given something to measure them with.
+    be cut. ``cut`` and ``grown`` count the weights of each tensor, ``seconds`` has the time of each
+    step. The accuracies are there if the cycle was given something to measure them with.
     """
 
     cycle: int
     ratio: float
     cut: dict[str, int]
+    grown: dict[str, int]
     sparsity: float
     prunable_sparsity: float
     active_parameters: int
@@ -65,8 +74,15 @@ class RuntimeRefinement:
     model goes on with them. After other changes of the weights, such as ``load_state_dict``, call
     ``masks.zero_cut_()``. A deep copy of the model has no masks.
 
-    importance: ``(model, batches) -> {name: scores}``, lowest first to go.
+    importance: ``(model, batches) -> {name: scores}``, lowest first to go; one that has a parameter
+        ``loss`` is given it. All but magnitude, random and none need data.
     allocation: ``(scores, masks, ratio) -> {name: how many of its survivors go}``.
+    granularity: what goes together: a function of refine/pruning/granularity.py.
+    regrowth: what grows back after a cut; see refine/pruning/regrowth.py. By default nothing.
+    reference: a denser state of the network, for regrowth that goes by one; by default its own
+        before the first cut.
+    scoring_batches: how many batches scores are made on.
+    trial_steps: training steps on these before a controller's regrowth is judged.
     replay: ``(model, batches) -> iterator of (inputs, targets)`` to train on after the cut; by
         default ``Replay().batches``, 30 batches of 128 from the 1,000 inputs of highest loss;
         ``Replay(steps=0).batches`` for none.
@@ -89,6 +105,11 @@ class RuntimeRefinement:
         *,
         importance: Callable[[nn.Module, Iterable], dict[str, Tensor]] = magnitude,
         allocation: Callable[..., dict[str, int]] = layerwise,
+        granularity: Callable[[nn.Module], Granularity] = weight,
+        regrowth: Regrowth | None = None,
+        reference: Reference | None = None,
+        scoring_batches: int = 8,
+        trial_steps: int = 20,
         replay: ReplayBatches | None = None,
         downscale_factor: float = 0.98,
         loss: Callable[..., Tensor] = F.cross_entropy,
@@ -102,6 +123,13 @@ class RuntimeRefinement:
         self.masks: Masks = self._watch.masks
         self.cycles = 0
         self.importance, self.allocation = importance, allocation
+        self.granularity = granularity(model, prunable=list(self.masks))
+        self.regrowth = regrowth or Regrowth(budget=0)
+        self.reference, self._own_reference = reference, reference is None
+        self.scoring_batches, self.trial_steps = scoring_batches, trial_steps
+        if hasattr(importance, "observe"):
+            self._watch.observers.append(importance.observe)
+        self._only_epochs = 0
         self.replay = replay or Replay(loss=loss).batches
         self.downscale_factor = downscale_factor
         self.loss, self.step = loss, step
@@ -138,44 +166,72 @@ class RuntimeRefinement:
         loader: Iterable[Batch] | None = None,
         prune_ratio: float = 0.15,
         evaluate: Callable[[nn.Module], float] | None = None,
+        *,
+        scoring: Iterable[Batch] | None = None,
+        validate: Callable[[nn.Module], float] | None = None,
+        floor: float | None = None,
+        regrow: bool = True,
     ) -> CycleReport:
-        """One cycle: importance, downscale, cut, moments, replay.
+        """One cycle: importance, downscale, cut, moments, regrowth, replay.
 
         loader: batches of (inputs, targets), iterable more than once (a DataLoader, a list), for
             scores that need data and for the replay; without it there is no replay.
-        prune_ratio: share of the surviving weights to cut, at least 0 and below 1.
+        prune_ratio: share of the surviving weights to cut, below 1. A negative one cuts nothing:
+            so many for each survivor grow back.
         evaluate: measures the accuracy after the cut and after the replay, for the report.
+        scoring: batches for scores; by default the first ``scoring_batches`` of ``loader``.
+        validate: measures the accuracy on validation data, for choices.
+        floor: the least that ``validate`` may say after the cut; where it says less, the largest
+            cut for which it does not is sought by bisection, to a hundredth of the ratio.
+        regrow: whether weights may grow back in a cycle that cuts.
 
         ValueError if the ratio is out of range or a score is not a number; then the weights stay
         as they are.
         """
-        if not 0 <= prune_ratio < 1:
-            raise ValueError(f"prune_ratio must be at least 0 and below 1, not {prune_ratio}")
+        if not prune_ratio < 1:
+            raise ValueError(f"prune_ratio must be below 1, not {prune_ratio}")
         batches = OnDevice(() if loader is None else loader, self.device)
         seconds: dict[str, float] = {}
+        samples = Samples(
+            batches if scoring is None else OnDevice(scoring, self.device), self.scoring_batches
+        )
+        self._watch.train_all_()
 
-        with self._timed(seconds, "importance"), in_mode(self.model, training=False):
-            scores = self.importance(self.model, batches)
+        with self._timed(seconds, "importance"):
+            scores = {}
+            if prune_ratio > 0:
+                scores = score(self.importance, self.model, samples, self.loss, self.cycles)
         with self._timed(seconds, "allocation"):
-            counts = self.allocation(scores, self.masks, prune_ratio) if prune_ratio else {}
-            marked = self.masks.lowest(scores, counts)
+            chosen = self._choose(scores, prune_ratio)
+            if floor is not None and prune_ratio > 0:
+                prune_ratio, chosen = self._within(floor, validate, scores, prune_ratio, chosen)
         with self._timed(seconds, "downscale"):  # only now that nothing of the cut can fail
-            self._downscale_()
+            if prune_ratio >= 0 and (floor is None or prune_ratio):
+                self._downscale_()
         with self._timed(seconds, "cut"):
-            self.masks.cut_(marked)
+            if self.regrowth.by_reference and self.reference is None:
+                self.reference = Reference.of(self.model, self.masks)
+            self.regrowth.note_cut(self.masks, chosen)
+            self.masks.cut_(chosen)
             self._watch.zero_moments_()
         with self._timed(seconds, "evaluate_cut"):
             after_cut = evaluate(self.model) if evaluate else None
+        with self._timed(seconds, "regrowth"):
+            grown = dict.fromkeys(self.masks, 0)
+            if regrow or prune_ratio < 0:
+                grown = self._regrow(prune_ratio, samples, validate)
         with self._timed(seconds, "replay"):
             losses = [] if loader is None else self._replay(batches)
         with self._timed(seconds, "evaluate_replay"):
-            after_replay = evaluate(self.model) if evaluate and losses else after_cut
+            changed = losses or any(grown.values())
+            after_replay = evaluate(self.model) if evaluate and changed else after_cut
 
         self.cycles += 1
         return CycleReport(
             cycle=self.cycles,
             ratio=prune_ratio,
-            cut=dict(counts),
+            cut={name: int(marks.sum()) for name, marks in chosen.items()},
+            grown=grown,
             sparsity=self.sparsity,
             prunable_sparsity=self.prunable_sparsity,
             active_parameters=self.active_parameters,
@@ -186,6 +242,120 @@ class RuntimeRefinement:
             accuracy_after_replay=after_replay,
             seconds=seconds,
         )
+
+    def sparsify(self, sparsity: float, allocation: Callable[..., dict[str, int]] = erk) -> None:
+        """Cuts weights by lot until ``sparsity`` of the prunable ones are cut, as dynamic sparse
+        training begins."""
+        gone = round(sparsity * self.masks.prunable) - (self.masks.prunable - self.masks.surviving)
+        if gone > 0:
+            scores = score(random, self.model, (), self.loss, self.cycles)
+            ratio = (gone - 0.5) / (self.masks.surviving - 1)
+            self.masks.cut_(self.masks.lowest(scores, allocation(scores, self.masks, ratio)))
+
+    def begin_epoch(self) -> None:
+        """To be called where an epoch begins by those whose importance (movement) or regrowth
+        (only_epochs) counts epochs."""
+        if hasattr(self.importance, "begin_epoch"):
+            self.importance.begin_epoch()
+        if self._only_epochs == 0:
+            self._watch.train_all_()
+        self._only_epochs -= 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes from cycle to cycle beside the network and its masks: tensors, numbers and
+        text."""
+        remembers = hasattr(self.importance, "state_dict")
+        return {
+            "cycles": self.cycles,
+            "importance": self.importance.state_dict() if remembers else {},
+            "regrowth": self.regrowth.state_dict(),
+            "reference": vars(self.reference) if self.reference and self._own_reference else {},
+            "free": self._watch.free,
+            "only_epochs": self._only_epochs,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from such a state, of a network whose weights are already as they were."""
+        self.cycles = state["cycles"]
+        if state["importance"]:
+            self.importance.load_state_dict(state["importance"])
+        self.regrowth.load_state_dict(state["regrowth"])
+        if state["reference"]:
+            self.reference = Reference(**state["reference"])
+        self._watch.train_only_(state["free"])
+        self._only_epochs = state["only_epochs"]
+
+    def _choose(self, scores: dict[str, Tensor], ratio: float) -> dict[str, Tensor]:
+        """Marks what a cut of ``ratio`` takes."""
+        if ratio <= 0 or not scores:
+            return {}
+        grouped = self.granularity.group(scores, self.masks)
+        counts = self.allocation(grouped, self.masks, ratio)
+        return self.masks.lowest(grouped, self.granularity.whole(grouped, self.masks, counts))
+
+    def _within(
+        self,
+        floor: float,
+        validate: Callable[[nn.Module], float] | None,
+        scores: dict[str, Tensor],
+        ratio: float,
+        chosen: dict[str, Tensor],
+    ) -> tuple[float, dict[str, Tensor]]:
+        """The largest cut up to ``ratio`` with which ``validate`` stays at ``floor``. Every try is
+        rolled back, to the bit."""
+        if validate is None:
+            raise ValueError("a floor needs validate, which measures accuracy on validation data")
+        parameters = list(self.model.parameters())
+        before = [parameter.detach().clone() for parameter in parameters]
+        weights = self.masks.weights()
+
+        @torch.no_grad()
+        def passes(marked: dict[str, Tensor]) -> bool:
+            self._downscale_()
+            self.masks.cut_(marked)
+            reached = validate(self.model)
+            self.masks.grow_(marked, {name: weights[name][going] for name, going in marked.items()})
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
+            return reached >= floor
+
+        if passes(chosen):
+            return ratio, chosen
+        low, high, best = 0.0, ratio, {}
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            chosen = self._choose(scores, middle)
+            if passes(chosen):
+                low, best = middle, chosen
+            else:
+                high = middle
+        return low, best
+
+    def _regrow(
+        self,
+        ratio: float,
+        samples: "Samples",
+        validate: Callable[[nn.Module], float] | None,
+    ) -> dict[str, int]:
+        count = round(-ratio * self.masks.surviving) if ratio < 0 else None
+        if count and not self.regrowth.active:
+            raise ValueError("weights are to grow back, and regrowth is none")
+
+        def reward(regrown: Regrown) -> float:
+            if validate is None:
+                raise ValueError("a controller needs validate, for accuracy on validation data")
+            rate = self._optimizers()[0].param_groups[0]["lr"]
+            return validate(
+                trial(self.model, self.masks, regrown, samples, self.loss, self.trial_steps, rate)
+            )
+
+        regrown = self.regrowth.regrow_(
+            self.model, self.masks, samples, self.reference, self.loss, reward, count
+        )
+        if regrown.marked and self.regrowth.only_epochs:
+            self._watch.train_only_(regrown.marked)
+            self._only_epochs = self.regrowth.only_epochs
+        return regrown.counts
 
     @torch.no_grad()
     def _downscale_(self) -> None:
@@ -230,6 +400,22 @@ class RuntimeRefinement:
             self._first = fallback(list(self.model.parameters()))
             return [self._first]
         return self._watch.trainers()
+
+
+class Samples:
+    """The first ``count`` batches of a loader, the same at every pass, drawn when first asked for:
+    one that shuffles moves none of the generators that training draws from."""
+
+    def __init__(self, batches: Iterable[Batch], count: int):
+        self._batches, self._count = batches, count
+        self._drawn: list[Batch] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._drawn is None:
+            state = random_state()
+            self._drawn = list(islice(self._batches, self._count))
+            set_random_state(state)
+        return iter(self._drawn)
 
 
 class OnDevice:

@@ -6,7 +6,7 @@ sparsities are fractions, losses are nats, times are seconds.
 
 from dataclasses import dataclass
 
-EPOCHS_FILE, CYCLES_FILE = "metrics.csv", "cycles.csv"
+EPOCHS_FILE, CYCLES_FILE, EPISODES_FILE = "metrics.csv", "cycles.csv", "controller.csv"
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 LOG_FILE, FIGURE_FILE, LOCK_FILE = "run.log", "refinement.png", ".lock"
 CHECKPOINT_FILES = ("checkpoint.pt", "checkpoint.before.pt")  # the latest, the one before it
@@ -38,22 +38,26 @@ class CycleRow:
 
     cycle: int
     epoch: int
-    ratio: float  # share of the survivors that was to be cut
+    ratio: float  # share of the survivors that was to be cut; negative: to be grown
     cut_weights: int
     cut_by_tensor: str  # JSON: parameter name to number of weights cut now
     sparsity: float
     prunable_sparsity: float
     active_parameters: int
     total_parameters: int
-    test_accuracy_before: float
-    test_accuracy_after_cut: float
-    test_accuracy_after_replay: float
+    test_accuracy_before: float | None  # not measured where cycles are due by step
+    test_accuracy_after_cut: float | None
+    test_accuracy_after_replay: float | None
     replay_steps: int
     replay_loss: float | None
     importance_seconds: float
     downscale_seconds: float
     cut_seconds: float
     replay_seconds: float
+    step: int = 0  # training steps of the run so far
+    grown_weights: int = 0
+    grown_by_tensor: str = "{}"
+    regrowth_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

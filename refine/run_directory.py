@@ -30,23 +30,26 @@ from refine.rows import (
     CHECKPOINT_FILES,
     CONFIG_FILE,
     CYCLES_FILE,
+    EPISODES_FILE,
     EPOCHS_FILE,
     FIGURE_FILE,
     LOCK_FILE,
     LOG_FILE,
     SUMMARY_FILE,
     CycleRow,
+    EpisodeRow,
     EpochRow,
 )
 
 log = logging.getLogger("refine")
-TABLES = {EpochRow: EPOCHS_FILE, CycleRow: CYCLES_FILE}
+TABLES = {EpochRow: EPOCHS_FILE, CycleRow: CYCLES_FILE, EpisodeRow: EPISODES_FILE}
+Row = EpochRow | CycleRow | EpisodeRow
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "safetensors")
 LOCK_SECONDS = 1.0  # a sweep that looks whether somebody is at a run has its lock for a moment
 ENVIRONMENT_FILE = "environment.json"
 FILES = (
-    EPOCHS_FILE, CYCLES_FILE, SUMMARY_FILE, LOG_FILE, FIGURE_FILE, CONFIG_FILE, ENVIRONMENT_FILE,
-    LOCK_FILE, "model.safetensors", *CHECKPOINT_FILES,
+    EPOCHS_FILE, CYCLES_FILE, EPISODES_FILE, SUMMARY_FILE, LOG_FILE, FIGURE_FILE, CONFIG_FILE,
+    ENVIRONMENT_FILE, LOCK_FILE, "model.safetensors", *CHECKPOINT_FILES,
 )  # fmt: skip
 # What makes a resolved configuration one that refine-run takes: --config-path RUN_DIRECTORY.
 RERUN_HEADER = """\
@@ -120,7 +123,7 @@ class RunDirectory:
             now = first | {"resumed": [*first.get("resumed", []), now]}
         write_text(path, _json(now))
 
-    def begin_again(self, rows: list[EpochRow | CycleRow]) -> None:
+    def begin_again(self, rows: list[Row]) -> None:
         """Makes the tables hold ``rows`` and no others, and the run one that has not ended."""
         (self.path / SUMMARY_FILE).unlink(missing_ok=True)
         for part in self.path.glob(".*.part"):  # of a process that was killed while writing
@@ -132,11 +135,11 @@ class RunDirectory:
             else:
                 (self.path / name).unlink(missing_ok=True)
 
-    def record(self, row: EpochRow | CycleRow) -> None:
-        """Appends a row to ``metrics.csv`` or ``cycles.csv`` and to the disk."""
+    def record(self, row: Row) -> None:
+        """Appends a row to the table of its kind, and to the disk."""
         append_text(self.path / TABLES[type(row)], self._lines(row))
 
-    def _lines(self, row: EpochRow | CycleRow) -> str:
+    def _lines(self, row: Row) -> str:
         """The row as a line of CSV, after the header if it is the first of its kind."""
         values = asdict(row)
         first = type(row) not in self._columns

@@ -5,7 +5,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from refine.device import Precision
 from refine.errors import TrainingError
 from refine.evaluation.accuracy import accuracy
 from refine.randomness import random_state, set_random_state
-from refine.refinement import CycleReport, RuntimeRefinement
+from refine.refinement import Batch, CycleReport, RuntimeRefinement
 from refine.rows import CycleRow, EpochRow
 
 ADVICE = "a lower trainer.optimizer.lr or trainer.precision=fp32 may help"
@@ -30,8 +30,11 @@ CHECK_EVERY = 50  # steps between looks at the losses: a look waits for the GPU
 class Schedule(Protocol):
     """What refine/schedule.py offers."""
 
-    def due(self, epoch: int) -> float | None:
-        """The ratio to cut after ``epoch``, if any."""
+    by: str  # "epoch" or "step"
+    grows: bool  # says itself when weights grow back
+
+    def due(self, at: int, surviving: int) -> float | None:
+        """The share of the ``surviving`` weights to cut after the epoch or step, if any."""
 
 
 @dataclass
@@ -59,15 +62,17 @@ class Position:
     """Where training is, between two steps: ``train`` moves it, and goes on from where it is.
 
     epoch: epochs measured, the last with ``test_accuracy``; cycled: no cycle is left to do after
-    it. step: steps done of the next epoch on ``seen`` images, which gave ``losses`` and ``right``
-    and took ``seconds``, the last at ``rate``; order: the state of the images' generator as that
-    epoch began, random: that of the process's own generators. in_cycle: the network is being cut
-    or replayed; only then it cannot go on from here.
+    it; best_validation: the greatest validation accuracy of an epoch. step: steps done of the next
+    epoch on ``seen`` images, which gave ``losses`` and ``right`` and took ``seconds``, the last at
+    ``rate``; order: the state of the images' generator as that epoch began, random: that of the
+    process's own generators. in_cycle: the network is being cut or replayed; only then it cannot go
+    on from here.
     """
 
     epoch: int = 0
-    test_accuracy: float = 0.0
-    cycled: bool = True
+    test_accuracy: float | None = None
+    best_validation: float = 0.0
+    cycled: bool = False
     step: int = 0
     seen: int = 0
     rate: float = 0.0
@@ -91,6 +96,8 @@ def train(
     epochs: int,
     batch_size: int,
     generator: torch.Generator,
+    scoring: Callable[[int], Iterable[Batch]],
+    tolerance: float | None = None,
     position: Position | None = None,
     on_step: Callable[[int, int], None] = lambda step, steps: None,
 ) -> Iterator[EpochRow | CycleRow]:
@@ -99,6 +106,8 @@ def train(
 
     scheduler_per: "batch" or "epoch", how often ``lr_scheduler`` is stepped; replay never does.
     generator: order and augmentation of the training images.
+    scoring: the batches on which the cycle of that number scores weights.
+    tolerance: how far below its best so far a cut may bring the validation accuracy.
     position: where to begin, with ``model`` and the others as they were there; moved on.
     on_step: told the step of the epoch and their number, for a progress bar; may raise Stop.
 
@@ -109,25 +118,41 @@ def train(
     plain, test = data.plain(data.train), data.plain(data.test)
     validation = data.validation and data.plain(data.validation)
 
-    def score(batches: Loader):
-        return accuracy(model, batches, stepper.precision.autocast)
+    def score(batches: Loader, network: nn.Module = model):
+        return accuracy(network, batches, stepper.precision.autocast)
 
-    def cycle() -> Iterator[CycleRow]:
-        ratio = None if at.cycled else schedule.due(at.epoch)
-        if ratio is not None:
-            at.in_cycle = True
-            try:
-                report = refinement.refinement_cycle(plain, ratio, lambda _: score(test).accuracy)
-            except Exception as error:  # also what a user's own importance raises
-                raise TrainingError(f"the cycle after epoch {at.epoch} failed: {error}") from error
-            at.in_cycle, at.cycled = False, True
-            yield _cycle_row(report, at)
+    def cycle(ratio: float) -> Iterator[CycleRow]:
+        by_epoch = at.step == 0
+        if by_epoch and at.test_accuracy is None:  # before the first epoch
+            at.test_accuracy = score(test).accuracy
+        at.in_cycle = True
+        try:
+            report = refinement.refinement_cycle(
+                plain,
+                ratio,
+                evaluate=(lambda _: score(test).accuracy) if by_epoch else None,
+                scoring=scoring(refinement.cycles + 1),
+                validate=validation and (lambda network: score(validation, network).accuracy),
+                regrow=not schedule.grows,
+                floor=None if tolerance is None else at.best_validation - tolerance,
+            )
+        except Exception as error:  # also what a user's own importance raises
+            where = f"epoch {at.epoch}" + ("" if by_epoch else f", step {at.step}")
+            raise TrainingError(f"the cycle after {where} failed: {error}") from error
+        at.in_cycle, at.cycled = False, by_epoch
+        yield _cycle_row(report, at, at.epoch * len(loader) + at.step)
 
-    yield from cycle()
+    def after_epoch() -> Iterator[CycleRow]:
+        if cycle_follows(at, schedule, refinement):
+            yield from cycle(schedule.due(at.epoch, refinement.masks.surviving))
+        at.cycled = True
+
+    yield from after_epoch()
     for epoch in range(at.epoch + 1, epochs + 1):
         start = time.perf_counter() - at.seconds
         if at.order is None:
             at.order, at.random = generator.get_state(), random_state()
+            refinement.begin_epoch()
         elif at.step:  # the batches of its first steps are drawn once more, to get to the next
             generator.set_state(at.order)
             now = random_state()
@@ -147,7 +172,14 @@ def train(
                 lr_scheduler.step()
             if step % CHECK_EVERY == 0 or step == len(loader):
                 _check(at.losses, epoch)
-            at.step, at.seconds = step, time.perf_counter() - start
+            at.step = step
+            if schedule.by == "step":
+                done = (epoch - 1) * len(loader) + step
+                ratio = schedule.due(done, refinement.masks.surviving)
+                if ratio is not None:
+                    yield from cycle(ratio)
+                    model.train()
+            at.seconds = time.perf_counter() - start
             on_step(step, len(loader))
         if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
             raise TrainingError(f"the weights are no longer finite after epoch {epoch}; {ADVICE}")
@@ -171,12 +203,21 @@ def train(
             validation_loss=validated.loss if validated else None,
             validation_accuracy=validated.accuracy if validated else None,
         )
-        vars(at).update(vars(Position(epoch, tested.accuracy, cycled=False)))
+        best = max(at.best_validation, validated.accuracy if validated else 0.0)
+        vars(at).update(vars(Position(epoch, tested.accuracy, best)))
         yield row
-        yield from cycle()
+        yield from after_epoch()
 
 
-def _cycle_row(report: CycleReport, at: Position) -> CycleRow:
+def cycle_follows(at: Position, schedule: Schedule, refinement: RuntimeRefinement) -> bool:
+    """Whether a cycle is left to do after the epoch that was measured last."""
+    if at.cycled or schedule.by == "step":
+        return False
+    return schedule.due(at.epoch, refinement.masks.surviving) is not None
+
+
+def _cycle_row(report: CycleReport, at: Position, step: int) -> CycleRow:
+    measured = report.accuracy_after_cut is not None
     return CycleRow(
         cycle=report.cycle,
         epoch=at.epoch,
@@ -187,7 +228,7 @@ def _cycle_row(report: CycleReport, at: Position) -> CycleRow:
         prunable_sparsity=report.prunable_sparsity,
         active_parameters=report.active_parameters,
         total_parameters=report.total_parameters,
-        test_accuracy_before=at.test_accuracy,
+        test_accuracy_before=at.test_accuracy if measured else None,
         test_accuracy_after_cut=report.accuracy_after_cut,
         test_accuracy_after_replay=report.accuracy_after_replay,
         replay_steps=report.replay_steps,
@@ -196,6 +237,10 @@ def _cycle_row(report: CycleReport, at: Position) -> CycleRow:
         downscale_seconds=report.seconds["downscale"],
         cut_seconds=report.seconds["allocation"] + report.seconds["cut"],
         replay_seconds=report.seconds["replay"],
+        step=step,
+        grown_weights=sum(report.grown.values()),
+        grown_by_tensor=json.dumps(report.grown),
+        regrowth_seconds=report.seconds["regrowth"],
     )
 
 

@@ -36,6 +36,13 @@ class Data:
             self.train, self.normalization, batch_size, augment=self.augment, generator=generator
         )
 
+    def sample(self, batches: int, batch_size: int, seed: int) -> Loader:
+        """That many batches of training images drawn by ``seed``, as they are, to score weights
+        on; the same in every pass."""
+        draw = torch.Generator().manual_seed(seed % 2**63)
+        chosen = torch.randperm(len(self.train), generator=draw)[: batches * batch_size]
+        return Loader(self.train[chosen], self.normalization, batch_size)
+
     def plain(self, images: Images) -> Loader:
         """Images in their order and as they are, for scoring."""
         height, width = images.pixels.shape[1:3]

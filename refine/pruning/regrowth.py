@@ -65,6 +65,18 @@ class Regrowth:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
         self.generator = torch.Generator().manual_seed(self.seed)
 
+    @property
+    def active(self) -> bool:
+        """Whether anything ever returns."""
+        return self.budget != 0
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether it goes by a denser network."""
+        by = {regrowth_score.saliency, regrowth_score.reference, initial_value.reference}
+        by |= {regrowth_allocation.greedy, regrowth_allocation.proportional}
+        return self.active and not by.isdisjoint((self.score, self.allocation, self.initial))
+
     @torch.no_grad()
     def note_cut(self, masks: Masks, marked: Mapping[str, Tensor]) -> None:
         """To be called just before ``masks.cut_(marked)``: remembers what the tensors lose and, if
@@ -94,16 +106,17 @@ class Regrowth:
         reference: Reference | None = None,
         loss: Callable[..., Tensor] = F.cross_entropy,
         reward: Callable[[Regrown], float] | None = None,
+        count: int | None = None,
     ) -> Regrown:
         """Scores the cut weights, allocates, chooses, and lets the chosen live.
 
         batches: (inputs, targets) on the model's device, iterable more than once, for scores and
             feature maps. reference: for what goes by a denser network. reward: for a learned
             allocation, how good the network would be with this regrown, on validation data; it
-            measures a copy. ValueError if one is missing that the settings need; then the weights
-            stay as they are.
+            measures a copy. count: in place of ``self.count(masks)``. ValueError if one is missing
+            that the settings need; then the weights stay as they are.
         """
-        count = self.count(masks)
+        count = self.count(masks) if count is None else min(count, masks.prunable - masks.surviving)
         if not count:
             self._lost.clear()
             return Regrown(dict.fromkeys(masks, 0), {}, {})

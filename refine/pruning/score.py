@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,11 +16,14 @@ def score(
     model: nn.Module,
     batches: Iterable,
     loss: Callable[..., Tensor] = F.cross_entropy,
+    number: int = 0,
 ) -> dict[str, Tensor]:
     """What ``importance`` says of ``model`` in evaluation mode. Modes and random generators are
-    afterwards as they were; ``loss`` is passed on only to those that take one by this name."""
+    afterwards as they were; ``loss`` is passed on only to those that take one by this name. What
+    is drawn by lot is other for each ``number``, such as the cycle's."""
     given = {"loss": loss} if _takes_loss(importance) else {}
     state = random_state()
+    torch.manual_seed((torch.initial_seed() + number) % 2**63)
     try:
         with in_mode(model, training=False):
             return importance(model, batches, **given)

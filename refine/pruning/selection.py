@@ -31,7 +31,10 @@ def highest(
     total = sum(int(where.sum()) for where in dead.values())
     if count > total:
         raise ValueError(f"{count} of {total} cut weights cannot be regrown")
-    marked = {name: torch.zeros_like(where) for name, where in dead.items()}
+    marked = {  # contiguous, whatever the layout of the weights
+        name: torch.zeros(where.shape, dtype=torch.bool, device=where.device)
+        for name, where in dead.items()
+    }
     if count <= 0:
         return marked
     likely = {name: where.reshape(-1) for name, where in dead.items()}

@@ -29,15 +29,21 @@ def line(row: EpochRow | CycleRow, epochs: int) -> str:
     """A row as one line of text."""
     if isinstance(row, CycleRow):
         seconds = row.importance_seconds + row.downscale_seconds + row.cut_seconds
-        accuracies = (row.test_accuracy_before, row.test_accuracy_after_cut)
+        grown = f", grew {row.grown_weights:,}" if row.grown_weights else ""
         text = (
-            f"cycle {row.cycle} after epoch {row.epoch}: cut {row.cut_weights:,} weights, "
-            f"sparsity {row.sparsity:.1%}, test {accuracies[0]:.2%} -> cut {accuracies[1]:.2%}"
+            f"cycle {row.cycle} after epoch {row.epoch}: cut {row.cut_weights:,} weights{grown}, "
+            f"sparsity {row.sparsity:.1%}"
         )
-        if row.replay_steps:
-            replayed = f"{row.test_accuracy_after_replay:.2%} ({row.replay_steps} steps)"
-            text += f" -> replayed {replayed}"
-        return f"{text} ({seconds + row.replay_seconds:.1f} s)"
+        if row.test_accuracy_before is not None:
+            text += (
+                f", test {row.test_accuracy_before:.2%} -> cut {row.test_accuracy_after_cut:.2%}"
+            )
+            if row.grown_weights or row.replay_steps:
+                how = (
+                    f" -> replayed ({row.replay_steps} steps)" if row.replay_steps else " -> grown"
+                )
+                text += f"{how} {row.test_accuracy_after_replay:.2%}"
+        return f"{text} ({seconds + row.replay_seconds + row.regrowth_seconds:.1f} s)"
     held_out = ""
     if row.validation_accuracy is not None:
         held_out = f"  validation {row.validation_accuracy:7.2%}"

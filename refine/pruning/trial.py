@@ -1,0 +1,40 @@
+"""How good would a network be with these weights back, after a little training?"""
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from itertools import chain, islice, repeat
+
+import torch
+from torch import Tensor, nn
+
+from refine.pruning.regrowth import Regrown
+
+
+def trial(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    regrown: Regrown,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[..., Tensor],
+    steps: int,
+    rate: float,
+) -> nn.Module:
+    """A copy of ``model`` with the ``regrown`` weights, after ``steps`` steps of SGD with momentum
+    at ``rate`` on the ``batches``, again and again; the model stays as it is."""
+    copy = deepcopy(model)
+    weights = dict(copy.named_parameters())
+    alive = {name: mask.to(weights[name].device) for name, mask in masks.items()}
+    with torch.no_grad():
+        for name, coming in regrown.marked.items():
+            alive[name] = alive[name] | coming
+            weights[name][coming] = regrown.values[name].to(weights[name])
+    optimizer = torch.optim.SGD(weights.values(), lr=rate, momentum=0.9)
+    copy.train()
+    for inputs, targets in islice(chain.from_iterable(repeat(batches)), steps):
+        optimizer.zero_grad()
+        loss(copy(inputs), targets).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for name, mask in alive.items():
+                weights[name].mul_(mask)
+    return copy
