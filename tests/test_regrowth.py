@@ -150,8 +150,8 @@ def test_allocations_by_hand():
     assert regrowth_allocation.cut(candidates(8)) == {"a": 2, "b": 5, "c": 0, "d": 1}
     assert regrowth_allocation.uniform(candidates(14)) == {"a": 3, "b": 10, "c": 0, "d": 1}
     assert regrowth_allocation.greedy(candidates(8)) == {"a": 0, "b": 5, "c": 0, "d": 3}
-    # 1 - SSIM is 0.1, 0.5, 0.8: d fills up at 3, and a and b share 9 as 1 to 5
-    assert regrowth_allocation.proportional(candidates(12)) == {"a": 2, "b": 7, "c": 0, "d": 3}
+    # 1 - SSIM is 0.1, 0.5, 0.8: d fills up at 3, and a and b share 12 as 1 to 5
+    assert regrowth_allocation.proportional(candidates(15)) == {"a": 2, "b": 10, "c": 0, "d": 3}
     asked = candidates(7)
     every = [(float(s), n) for n, m in asked.masks.items() for s in asked.scores[n][~m]]
     best = [name for _, name in sorted(every)[-7:]]
@@ -248,11 +248,10 @@ def test_a_reference_of_a_file_is_that_of_the_network():
 
 
 def test_a_reference_goes_even_if_what_is_done_with_it_fails():
-    model, masks, dense, _ = pruned()
+    model, _, dense, _ = pruned()
     before = bits(model)
     with pytest.raises(RuntimeError), dense.in_place(model):
-        assert model[0].weight.equal(dense.values["0.weight"])
-        raise RuntimeError
+        model(torch.ones(1))
     assert all(tensor.equal(before[n]) for n, tensor in model.state_dict().items())
     short = Reference({"0.weight": torch.ones(1)}, {})
     with pytest.raises(ValueError, match="another shape"), short.in_place(model):
@@ -466,18 +465,21 @@ def test_a_controller_is_told_how_good_each_trial_is():
     model, masks, _, data = pruned()
     seen = []
 
+    def good(regrown):
+        return regrown.counts["8.weight"] / 1000
+
     def reward(regrown):
         torch.rand(3)
         seen.append(regrown)
-        return regrown.counts["8.weight"] / 1000
+        return good(regrown)
 
     allocation = partial(regrowth_allocation.controller, episodes=6)
     regrowth = Regrowth(regrowth_score.random, allocation, initial_value.kaiming, budget=0.1)
     drawn = torch.get_rng_state()
     regrown = regrowth.regrow_(model, masks, data, reward=reward)
     assert torch.get_rng_state().equal(drawn)
-    best = max(seen, key=reward)
-    assert len(seen) == 6 + 6  # max asked again
+    best = max(seen, key=good)
+    assert len(seen) == 6
     assert regrown.counts == best.counts
     assert all(regrown.values[n].equal(best.values[n]) for n in best.values)
     with pytest.raises(ValueError, match="reward"):
