@@ -46,7 +46,7 @@ class Freeze:
                 ones, kept = self._as_bits(name, parameter)
                 parameter.view(ones.dtype).bitwise_and_(ones).bitwise_or_(kept)
             else:
-                parameter.copy_(self._kept[name])
+                parameter.copy_(self._kept_as(parameter, name))
 
     def _found(
         self, model: nn.Module, among: Collection[int]
@@ -55,12 +55,17 @@ class Freeze:
             if name in self._kept and id(parameter) in among:
                 yield name, parameter
 
-    def _as_bits(self, name: str, parameter: Tensor) -> tuple[Tensor, Tensor]:
-        free, kept = self.free[name], self._kept[name]
-        moved = kept.device != parameter.device or kept.dtype != parameter.dtype
-        if moved or name not in self._bits:  # the model may change its precision, too
+    def _kept_as(self, parameter: Tensor, name: str) -> Tensor:
+        kept = self._kept[name]  # the model may have moved or changed its precision
+        if kept.device != parameter.device or kept.dtype != parameter.dtype:
             kept = self._kept[name] = kept.to(parameter.device, parameter.dtype)
+            self._bits.pop(name, None)
+        return kept
+
+    def _as_bits(self, name: str, parameter: Tensor) -> tuple[Tensor, Tensor]:
+        kept = self._kept_as(parameter, name)
+        if name not in self._bits:
             integer = INTEGERS[parameter.element_size()]
-            ones = torch.where(free.to(parameter.device), -1, 0).to(integer)
+            ones = torch.where(self.free[name].to(parameter.device), -1, 0).to(integer)
             self._bits[name] = ones, kept.view(integer) & ~ones
         return self._bits[name]

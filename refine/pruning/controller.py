@@ -40,6 +40,8 @@ def allocate(
     data. seconds: no episode begins after these; there is always one. ``on_episode`` is told of
     each. The process's generators stay as they are.
     """
+    if not capacities:
+        return {}
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     policy = Policy(generator)
@@ -66,7 +68,7 @@ def allocate(
                 reward=value,
                 best_reward=best,
                 baseline=baseline,
-                entropy=float(entropy) / max(len(capacities), 1),
+                entropy=float(entropy.detach()) / len(capacities),
                 counts=json.dumps(counts),
                 seconds=time.perf_counter() - start,
             )
