@@ -144,6 +144,8 @@ def test_lamp_of_zeros_and_of_what_is_not_finite(few):
     counts = allocation.lamp(scores, masks, 0.5)
     assert sum(counts.values()) == 300
     assert counts["0.weight"] == 299  # every zero but the one that its layer keeps
+    assert allocation.lamp(scores, masks, 0.25) == {"0.weight": 150, "1.weight": 0}
+    assert allocation.lamp(scores, masks, 0.51) == {"0.weight": 299, "1.weight": 7}
     for bad, word in ((float("nan"), "NaN"), (float("inf"), "infinite")):
         scores["1.weight"][0, 5] = bad
         with pytest.raises(ValueError, match=word):

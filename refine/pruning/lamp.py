@@ -36,6 +36,12 @@ def lamp_counts(parts: Sequence[Part], count: int) -> list[int]:
     count = min(count, sum(max(0, size - 1) for size in sizes))
     if count == 0:
         return [0] * len(parts)
+    zeros = [
+        zero_count(part, shift, size)
+        for part, shift, size in zip(parts, shifts, sizes, strict=True)
+    ]
+    if count <= sum(zeros):  # all score 0, so the first go
+        return ranking.Threshold(0.0, [0] * len(parts), zeros).counts(count)
     samples = [sampled(*part, size) for part, size in zip(parts, sizes, strict=True)]
     ranks = estimate(samples, sizes, shifts, count)
     margins = [4.0] * len(parts)  # standard deviations of a rank in a sample, at most
@@ -68,6 +74,12 @@ def shift(part: Part) -> float:
     if not (isfinite(low) and isfinite(high)):
         raise ValueError("a score is infinite; LAMP divides by the sum of their squares")
     return low
+
+
+def zero_count(part: Part, zero: float, size: int) -> int:
+    """How many of the layer's scores are its zero, but for the last that is left."""
+    found = sum((piece == zero).count_nonzero() for piece in ranking.living(*part))
+    return min(int(found), max(0, size - 1))
 
 
 def sampled(scores: Tensor, alive: Tensor, size: int) -> Tensor:
