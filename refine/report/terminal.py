@@ -35,14 +35,14 @@ def line(row: EpochRow | CycleRow, epochs: int) -> str:
             f"sparsity {row.sparsity:.1%}"
         )
         if row.test_accuracy_before is not None:
-            text += (
-                f", test {row.test_accuracy_before:.2%} -> cut {row.test_accuracy_after_cut:.2%}"
-            )
-            if row.grown_weights or row.replay_steps:
-                how = (
-                    f" -> replayed ({row.replay_steps} steps)" if row.replay_steps else " -> grown"
+            before, after_cut = row.test_accuracy_before, row.test_accuracy_after_cut
+            text += f", test {before:.2%} -> cut {after_cut:.2%}"
+            if row.replay_steps:
+                text += (
+                    f" -> replayed {row.test_accuracy_after_replay:.2%} ({row.replay_steps} steps)"
                 )
-                text += f"{how} {row.test_accuracy_after_replay:.2%}"
+            elif row.grown_weights:
+                text += f" -> grown {row.test_accuracy_after_replay:.2%}"
         return f"{text} ({seconds + row.replay_seconds + row.regrowth_seconds:.1f} s)"
     held_out = ""
     if row.validation_accuracy is not None:
