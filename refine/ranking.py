@@ -127,13 +127,10 @@ def ends(scores: Tensor, alive: Tensor) -> tuple[float, float]:
         torch.stack((piece if mask is None else zero_where(~mask, piece)).aminmax())
         for piece, mask in pieces(scores, alive)
     ]
-    if not found:
-        return 0.0, 0.0
-    both = torch.stack(found)  # minima in the first column, maxima in the second
-    low, high = both[:, 0].min().item(), both[:, 1].max().item()
+    low, high = torch.cat(found).aminmax() if found else (0.0, 0.0)
     if isnan(low):
         raise ValueError("a score is NaN; the weights or the gradients are no longer finite")
-    return min(0.0, low), max(0.0, high)
+    return min(0.0, float(low)), max(0.0, float(high))
 
 
 def pieces(
@@ -181,7 +178,7 @@ def between(pieces: Iterator[Tensor], above: float | None, limit: float | None) 
     return torch.cat([piece[(piece > above) & (piece < limit)] for piece in pieces])
 
 
-def joined(tensors: list[Tensor]) -> Tensor:
+def joined(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.to(tensors[0].device) for tensor in tensors])
 
 
