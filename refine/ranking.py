@@ -14,7 +14,6 @@ from torch import Tensor
 
 Part = tuple[Tensor, Tensor]  # scores, and where they take part
 FEW = 1 << 16  # so many are ranked whole
-ORDER = (torch.lt, torch.le)
 
 
 class Threshold(NamedTuple):
@@ -162,10 +161,8 @@ def bits(values: Tensor) -> Tensor:
 
 def tally(pieces: Iterator[Tensor], low: float, high: float) -> tuple[int, int, int, int]:
     """How many are < low, <= low, < high and <= high."""
-    counts = [
-        torch.stack([mask(piece, end).count_nonzero() for end in (low, high) for mask in ORDER])
-        for piece in pieces
-    ]
+    bounds = ((torch.lt, low), (torch.le, low), (torch.lt, high), (torch.le, high))
+    counts = [torch.stack([is_(p, end).count_nonzero() for is_, end in bounds]) for p in pieces]
     return tuple(torch.stack(counts).sum(0).tolist()) if counts else (0, 0, 0, 0)
 
 
