@@ -14,7 +14,6 @@ from torch import Tensor
 
 Part = tuple[Tensor, Tensor]  # scores, and where they take part
 FEW = 1 << 16  # so many are ranked whole
-ORDER = (torch.lt, torch.le)
 
 
 class Threshold(NamedTuple):
@@ -127,13 +126,10 @@ def ends(scores: Tensor, alive: Tensor) -> tuple[float, float]:
         torch.stack((piece if mask is None else zero_where(~mask, piece)).aminmax())
         for piece, mask in pieces(scores, alive)
     ]
-    if not found:
-        return 0.0, 0.0
-    both = torch.stack(found)  # minima in the first column, maxima in the second
-    low, high = both[:, 0].min().item(), both[:, 1].max().item()
+    low, high = torch.cat(found).aminmax() if found else (0.0, 0.0)
     if isnan(low):
         raise ValueError("a score is NaN; the weights or the gradients are no longer finite")
-    return min(0.0, low), max(0.0, high)
+    return min(0.0, float(low)), max(0.0, float(high))
 
 
 def pieces(
@@ -165,10 +161,8 @@ def bits(values: Tensor) -> Tensor:
 
 def tally(pieces: Iterator[Tensor], low: float, high: float) -> tuple[int, int, int, int]:
     """How many are < low, <= low, < high and <= high."""
-    counts = [
-        torch.stack([mask(piece, end).count_nonzero() for end in (low, high) for mask in ORDER])
-        for piece in pieces
-    ]
+    bounds = ((torch.lt, low), (torch.le, low), (torch.lt, high), (torch.le, high))
+    counts = [torch.stack([is_(p, end).count_nonzero() for is_, end in bounds]) for p in pieces]
     return tuple(torch.stack(counts).sum(0).tolist()) if counts else (0, 0, 0, 0)
 
 
@@ -181,7 +175,7 @@ def between(pieces: Iterator[Tensor], above: float | None, limit: float | None) 
     return torch.cat([piece[(piece > above) & (piece < limit)] for piece in pieces])
 
 
-def joined(tensors: list[Tensor]) -> Tensor:
+def joined(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.to(tensors[0].device) for tensor in tensors])
 
 

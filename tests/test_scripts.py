@@ -101,3 +101,10 @@ def test_runs_survive_faults(tmp_path, faults, kills):
     for line in table[2:]:
         _, _, times, good, *_ = line.split("|")
         assert int(times) == int(good) > 0
+
+
+def test_the_benchmark_of_pruning(tmp_path):
+    done = script("benchmark_pruning.py", "--weights", "50000", "--rounds", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("global: ", "lamp: ", "times torch.kthvalue", "global_unstructured"):
+        assert words in done.stdout
