@@ -124,6 +124,8 @@ class RuntimeRefinement:
         self.cycles = 0
         self.importance, self.allocation = importance, allocation
         self.granularity = granularity(model, prunable=list(self.masks))
+        for name, parameters in self.granularity.attached.items():
+            self.masks.attach(model, name, parameters)
         self.regrowth = regrowth or Regrowth(budget=0)
         self.reference, self._own_reference = reference, reference is None
         self.scoring_batches, self.trial_steps = scoring_batches, trial_steps
@@ -148,8 +150,9 @@ class RuntimeRefinement:
 
     @property
     def active_parameters(self) -> int:
-        """The parameters less the weights that were cut."""
-        return self.total_parameters - (self.masks.prunable - self.masks.surviving)
+        """The parameters less the weights that were cut, and what went with their channels."""
+        cut = self.masks.prunable - self.masks.surviving + self.masks.attached_cut
+        return self.total_parameters - cut
 
     @property
     def sparsity(self) -> float:
@@ -190,6 +193,8 @@ class RuntimeRefinement:
         """
         if not prune_ratio < 1:
             raise ValueError(f"prune_ratio must be below 1, not {prune_ratio}")
+        if prune_ratio < 0 and not self.regrowth.active:
+            raise ValueError(f"prune_ratio={prune_ratio:.3g} is to grow, and there is no regrowth")
         batches = OnDevice(() if loader is None else loader, self.device)
         seconds: dict[str, float] = {}
         samples = Samples(
@@ -338,8 +343,6 @@ class RuntimeRefinement:
         validate: Callable[[nn.Module], float] | None,
     ) -> dict[str, int]:
         count = round(-ratio * self.masks.surviving) if ratio < 0 else None
-        if count and not self.regrowth.active:
-            raise ValueError("weights are to grow back, and regrowth is none")
 
         def reward(regrown: Regrown) -> float:
             if validate is None:

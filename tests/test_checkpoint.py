@@ -335,7 +335,7 @@ def test_a_checkpoint_follows_every_cycle(run, monkeypatch):
     save = Checkpoints.save
 
     def noting(self, state):
-        saved.append((state["position"]["epoch"], state["cycles"]))
+        saved.append((state["position"]["epoch"], state["refinement"]["cycles"]))
         save(self, state)
 
     monkeypatch.setattr(Checkpoints, "save", noting)

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def subcommand(*arguments, cwd, code=None, **environment):
         ("pruner.ratio=0", "pruner.ratio: must be above 0 and below 1, not 0"),
         ("pruner.ratio=nan", "pruner.ratio: must be above 0 and below 1, not nan"),
         ("pruner.ratio=much", "pruner.ratio: must be a number, not 'much'"),
-        ("pruner.importance=taylr", "pruner.importance: there is no 'taylr'; known: magnitude"),
+        ("pruner.importance=taylr", "pruner.importance: there is no 'taylr'; did you mean taylor?"),
         ("pruner.importance=os.nothing", "pruner.importance: cannot import 'os.nothing'"),
         ("pruner=magnitude,random", "refine-run -m pruner=magnitude,random"),
         ("schedule.interval=0", "schedule.interval: must be at least 1, not 0"),
@@ -124,7 +125,7 @@ def test_help_names_every_setting_group_and_choice(command):
         assert name in done.out
     for group in config.GROUPS:
         for path in (config.config_directory() / group).glob("*.yaml"):
-            assert f"{group}={path.stem} " in done.out
+            assert re.search(rf"^  {group}={path.stem}\b", done.out, re.MULTILINE)
     assert done.out.count("\n  refine-run") == 5
     assert "model._target_=refine.models.resnet18" in help_text(composed(["model=resnet18"]))
 

@@ -24,6 +24,16 @@ PUBLIC = ("cifar10", "cifar100", "fashion_mnist", "image_folder")  # data sets w
 PNG = b"\x89PNG"
 
 
+# What else these need, in so small a run.
+ASIDE = {
+    "schedule=adaptive": ["dataset.validation_size=10"],
+    "schedule=cyclic": ["regrowth=random", "schedule.period=2", "trainer.epochs=3"],
+    "schedule=geometric": ["pruner.ratio=0.95"],
+    "schedule=list": ["schedule.at=[1]", "schedule.sparsities=[0.5]"],
+    "experiment=regrowth_vgg16": ["regrowth.source=null"],
+}
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_file_of_the_configuration_runs(option, run, folder_of_digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MLflow's store is below it
@@ -36,7 +46,10 @@ def test_every_file_of_the_configuration_runs(option, run, folder_of_digits, tmp
         assert cli.composed([option]).dataset._target_.startswith("refine.datasets.")
     if option in ("model=vgg16", "model=resnet18"):
         overrides += ["trainer.epochs=1", "dataset.subset_size=10"]
-    done = run(*overrides)
+    if option.startswith("experiment="):
+        held_out = 10 if option.endswith(("small", "vgg16")) else 0
+        overrides += [f"dataset.validation_size={held_out}"]
+    done = run(*overrides, *ASIDE.get(option, ()))
     assert done.summary["status"] == "finished"
     assert done.summary["epochs"] == len([r for r in done.display.rows if isinstance(r, EpochRow)])
     assert (done.directory / "refinement.png").read_bytes()[:4] == PNG

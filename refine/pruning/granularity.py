@@ -8,12 +8,12 @@ whole units, of the grouped scores. ``Masks.lowest(scores, counts)`` then marks 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from refine.masks import prunable_names
-from refine.pruning.structure import answers
+from refine.pruning.structure import answers, attached, traced
 from refine.pruning.units import (
     KERNELS,
     WEIGHTS,
@@ -35,11 +35,13 @@ Scores = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Granularity:
-    """The two steps, and the prunable tensors that stay dense because they have no such units."""
+    """The two steps, the prunable tensors that stay dense because they have no such units, and the
+    parameters that go with the channels of others."""
 
     group: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Scores]
     whole: Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, int]], dict[str, int]]
     left_out: tuple[str, ...] = ()
+    attached: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def weight(
@@ -56,14 +58,16 @@ def filter(
     """All weights of one output channel (Li et al. 2017, arXiv:1608.08710). Left out: layers whose
     outputs are the network's, recurrent and attention layers."""
     layers = owners(model, prunable)
-    final = answers(model, layers)
+    graph = traced(model)
+    final = answers(model, layers, graph)
     units = {
         name: by_channel(layer)
         for name, layer in layers.items()
         if name not in final and not within_attention(model, name)
         if not isinstance(layer, nn.RNNBase | nn.MultiheadAttention)
     }
-    return in_units(layers, units)
+    going = {name: attached(model, name, graph) for name in units}
+    return replace(in_units(layers, units), attached=going)
 
 
 def kernel(
