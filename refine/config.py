@@ -22,7 +22,7 @@ from refine.names import APART, flat, within
 
 IMPORTANCES = {
     "magnitude": "|w| (Han et al. 2015)",
-    "random": "a number by lot",
+    "random": "a number by lot: the control",
     "none": "no score, so nothing is cut",
     "taylor": "|w g|, mean over batches (Molchanov et al. 2017)",
     "taylor_squared": "(w g)^2, mean over batches (Molchanov et al. 2019)",
@@ -34,7 +34,7 @@ IMPORTANCES = {
 }
 ALLOCATIONS = {
     "layerwise": "every tensor loses the same share of its own survivors (the paper)",
-    "global": "one ranking over all tensors",
+    "global": "one ranking over all tensors (Han et al. 2015)",
     "uniform_plus": "the same density everywhere, but the first convolution stays dense and the "
     "last layer keeps 20 % (Gale et al. 2019)",
     "er": "survivors in proportion to inputs plus outputs (SET, Mocanu et al. 2018)",
@@ -42,10 +42,11 @@ ALLOCATIONS = {
     "lamp": "one ranking by w^2 over the sum of those not smaller in its tensor (Lee et al. 2021)",
 }
 GRANULARITIES = {
-    "weight": "single weights",
-    "filter": "whole output channels, with their bias and batch norm; the last layer's stay",
-    "kernel": "whole kernels, of one input and one output channel",
-    "n_m": "pruner.n of every pruner.m weights along the inputs stay (2:4, Mishra et al. 2021)",
+    "weight": "every weight for itself (the paper)",
+    "filter": "output channels, with their bias and batch norm, but the last layer's "
+    "(Li et al. 2017)",
+    "kernel": "the kernel of one input and one output channel (Mao et al. 2017)",
+    "n_m": "pruner.n of every pruner.m weights along the inputs stay (Zhou et al. 2021)",
 }
 SELECTIONS = {
     "high_loss": "the training images of highest loss (the paper)",
@@ -68,21 +69,21 @@ UNITS = {"epoch": "cycles are due after epochs", "step": "after training steps"}
 SHARES = {"survivors": "of the weights that live", "all": "of all that could ever be cut"}
 REGROWTHS = {
     "none": "what is cut stays cut",
-    "random": "by lot",
+    "random": "by lot (SET, Mocanu et al. 2018)",
     "gradient": "greatest |gradient| where weights are cut (RigL, Evci et al. 2020)",
-    "saliency": "greatest (w g)^2 of the denser network it once was",
-    "reference": "where a less sparse network still has weights",
+    "saliency": "greatest (w g)^2 of the denser network it once was (arXiv:2511.11675)",
+    "reference": "where a less sparse network still has weights (arXiv:2511.11675)",
 }
 REGROWTH_ALLOCATIONS = {
-    "cut": "each tensor gets back what it lost in this cycle",
+    "cut": "each tensor gets back what it lost in this cycle (SET, RigL)",
     "uniform": "in proportion to what is cut of each tensor",
     "global": "one ranking over all tensors",
-    "greedy": "the layer whose feature maps have changed most first, by SSIM",
-    "proportional": "in proportion to how much feature maps have changed, by SSIM",
-    "controller": "an LSTM that learns from validation accuracy what to give each layer",
+    "greedy": "the layer whose feature maps have changed most first, by SSIM (arXiv:2511.11675)",
+    "proportional": "in proportion to how much they have changed (arXiv:2511.11675)",
+    "controller": "an LSTM learns it from validation accuracy (arXiv:2511.11675)",
 }
 INITIALS = {
-    "zero": "0",
+    "zero": "0, so that outputs stay as they are (Evci et al. 2020)",
     "kaiming": "by lot, uniform, from the layer's inputs (He et al. 2015)",
     "xavier": "by lot, uniform, from inputs and outputs (Glorot & Bengio 2010)",
     "fan_in": "by lot, normal, variance 2 over the inputs that live (Evci et al. 2022)",

@@ -24,7 +24,7 @@ PROGRAMS = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 def main() -> int:
     commands = {
         "run": [["-m", "refine"]],
-        "test": [["-m", "pytest"]],
+        "test": [["-m", "pytest", "-n", "auto"]],
         "lint": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]],
     }
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
@@ -33,6 +33,8 @@ def main() -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 (this file runs before anything is installed)
         print(f"Python 3.11 or later is needed; this is {sys.version.split()[0]}")
         return 1
+    if sys.argv[1] == "test":  # a process a core, and a thread each
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     python = install("" if sys.argv[1] == "run" else "[dev]")
     if sys.argv[1] != "run":
         os.chdir(ROOT)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from refine import config
 from refine.config import GROUPS, config_directory
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,3 +41,25 @@ def test_every_option_is_named(group):
     (row,) = [line for line in README.splitlines() if line.startswith(f"| `{group}` |")]
     named = set(re.findall(r"`(\w+)`", row.rsplit("|", 2)[1]))
     assert named == {path.stem for path in (config_directory() / group).glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        "IMPORTANCES",
+        "ALLOCATIONS",
+        "GRANULARITIES",
+        "REGROWTHS",
+        "REGROWTH_ALLOCATIONS",
+        "INITIALS",
+    ],
+)
+def test_every_answer_has_its_line(choices):
+    for name, meaning in getattr(config, choices).items():
+        assert f"\n- `{name}`: {meaning}\n" in README
+
+
+def test_every_schedule_has_its_line():
+    for path in (config_directory() / "schedule").glob("*.yaml"):
+        meaning = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        assert f"\n- `{path.stem}`: {meaning}\n" in README
