@@ -87,6 +87,7 @@ def build_refinement(
         for name in ("allocation", "initial_allocation")
     )
     granularity = function("pruner.granularity", pruner.granularity, "refine.pruning.granularity")
+    bounded = Bounded(allocation, dict(pruner.layers or {}), pruner.min_layer_density)
     tensors = _tensors("start_from", config.start_from)
     if tensors is not None:
         load_(model, tensors)
@@ -99,9 +100,7 @@ def build_refinement(
         refinement = RuntimeRefinement(
             model,
             importance=importance,
-            allocation=Bounded(
-                allocation, OmegaConf.to_container(pruner.layers), pruner.min_layer_density
-            ),
+            allocation=bounded,
             granularity=partial(granularity, n=pruner.n, m=pruner.m),
             regrowth=regrowth,
             reference=source and Reference.from_tensors(source, prunable),
@@ -113,6 +112,10 @@ def build_refinement(
         )
     except ValueError as error:
         raise SettingError("model", str(error)) from error
+    try:
+        bounded.own(refinement.masks)
+    except ValueError as error:
+        raise SettingError("pruner.layers", str(error)) from error
     if tensors is not None:
         weights = refinement.masks.weights()
         refinement.masks.cut_({name: weight.detach() == 0 for name, weight in weights.items()})

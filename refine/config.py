@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING as REQUIRED
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -157,8 +157,8 @@ class PrunerConfig:
     granularity: str = setting("what goes together", choices=GRANULARITIES, default="weight")
     n: int = setting("of n_m: weights that stay", at_least=1, default=2)
     m: int = setting("of n_m: of so many", at_least=2, default=4)
-    layers: dict[str, float] = field(
-        default_factory=dict,
+    layers: Any = field(  # not a dict: to one, overrides could add no key
+        default=None,
         metadata={
             "meaning": "ratios of their own for layers, by glob, such as {fc*: 0.3, conv1: 0}; "
             "the first that fits counts"
@@ -447,6 +447,11 @@ def validate(config: DictConfig) -> None:
         check(pruner.importance, pruner.allocation, pruner.granularity, pruner.n, pruner.m)
     except ValueError as error:
         raise SettingError("pruner", str(error)) from error
+    layers = pruner.layers or {}
+    shares = layers.values() if isinstance(layers, Mapping) else ["no shares"]
+    if not all(isinstance(share, int | float) and 0 <= share < 1 for share in shares):
+        problem = f"gives globs shares from 0 to below 1, such as {{fc*: 0.3}}, not {layers}"
+        raise SettingError("pruner.layers", problem)
     if config.regrowth.score != "none" and pruner.granularity != "weight":
         raise SettingError(
             "regrowth",

@@ -38,7 +38,7 @@ class Bounded:
             name: max(0, alive[name] - ceil(self.min_layer_density * masks[name].numel() - 1e-9))
             for name in alive
         }
-        own = {name: share for name, share in self._own(masks).items() if name in alive}
+        own = {name: share for name, share in self.own(masks).items() if name in alive}
         set_apart = {
             name: min(cut_count(alive[name], share), room[name]) if share else 0
             for name, share in own.items()
@@ -54,7 +54,7 @@ class Bounded:
         found = counts | full | set_apart
         return {name: found[name] for name in alive if name in found}
 
-    def _own(self, masks: Mapping[str, Tensor]) -> dict[str, float]:
+    def own(self, masks: Mapping[str, Tensor]) -> dict[str, float]:
         """The share of every tensor that has one of its own."""
         found: dict[str, float] = {}
         for glob, share in self.layers.items():
