@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import islice
 from typing import Any
 
 import torch
@@ -16,21 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from refine.batches import Batch, OnDevice, Samples
 from refine.evaluation.accuracy import in_mode
 from refine.masks import Masks
 from refine.optimizer_watch import fallback, needs_closure, watch
 from refine.pruning.allocation import erk, layerwise
+from refine.pruning.cut import Cut
 from refine.pruning.granularity import Granularity, weight
 from refine.pruning.importance import magnitude, random
 from refine.pruning.reference import Reference
 from refine.pruning.regrowth import Regrown, Regrowth
 from refine.pruning.score import score
 from refine.pruning.trial import trial
-from refine.randomness import random_state, set_random_state
-from refine.replay import Batch, Replay
+from refine.replay import Replay
 
 ReplayBatches = Callable[[nn.Module, Iterable[Batch]], Iterator[Batch]]
-BISECTIONS = 7  # to a hundredth of the ratio
 
 
 @dataclass(frozen=True)
@@ -123,6 +122,7 @@ class RuntimeRefinement:
         self.masks: Masks = self._watch.masks
         self.cycles = 0
         self.importance, self.allocation = importance, allocation
+        self.downscale_factor = downscale_factor
         self.granularity = granularity(model, prunable=list(self.masks))
         for name, parameters in self.granularity.attached.items():
             self.masks.attach(model, name, parameters)
@@ -133,7 +133,6 @@ class RuntimeRefinement:
             self._watch.observers.append(importance.observe)
         self._only_epochs = 0
         self.replay = replay or Replay(loss=loss).batches
-        self.downscale_factor = downscale_factor
         self.loss, self.step = loss, step
         self._device = device
         self._optimizer = optimizer
@@ -200,6 +199,7 @@ class RuntimeRefinement:
         samples = Samples(
             batches if scoring is None else OnDevice(scoring, self.device), self.scoring_batches
         )
+        cut = Cut(self.model, self.masks, self.allocation, self.granularity, self.downscale_factor)
         self._watch.train_all_()
 
         with self._timed(seconds, "importance"):
@@ -207,12 +207,12 @@ class RuntimeRefinement:
             if prune_ratio > 0:
                 scores = score(self.importance, self.model, samples, self.loss, self.cycles)
         with self._timed(seconds, "allocation"):
-            chosen = self._choose(scores, prune_ratio)
+            chosen = cut.choose(scores, prune_ratio)
             if floor is not None and prune_ratio > 0:
-                prune_ratio, chosen = self._within(floor, validate, scores, prune_ratio, chosen)
+                prune_ratio, chosen = cut.within(floor, validate, scores, prune_ratio, chosen)
         with self._timed(seconds, "downscale"):  # only now that nothing of the cut can fail
             if prune_ratio >= 0 and (floor is None or prune_ratio):
-                self._downscale_()
+                cut.downscale_()
         with self._timed(seconds, "cut"):
             if self.regrowth.by_reference and self.reference is None:
                 self.reference = Reference.of(self.model, self.masks)
@@ -290,56 +290,10 @@ class RuntimeRefinement:
         self._watch.train_only_(state["free"])
         self._only_epochs = state["only_epochs"]
 
-    def _choose(self, scores: dict[str, Tensor], ratio: float) -> dict[str, Tensor]:
-        """Marks what a cut of ``ratio`` takes."""
-        if ratio <= 0 or not scores:
-            return {}
-        grouped = self.granularity.group(scores, self.masks)
-        counts = self.allocation(grouped, self.masks, ratio)
-        return self.masks.lowest(grouped, self.granularity.whole(grouped, self.masks, counts))
-
-    def _within(
-        self,
-        floor: float,
-        validate: Callable[[nn.Module], float] | None,
-        scores: dict[str, Tensor],
-        ratio: float,
-        chosen: dict[str, Tensor],
-    ) -> tuple[float, dict[str, Tensor]]:
-        """The largest cut up to ``ratio`` with which ``validate`` stays at ``floor``. Every try is
-        rolled back, to the bit."""
-        if validate is None:
-            raise ValueError("a floor needs validate, which measures accuracy on validation data")
-        parameters = list(self.model.parameters())
-        before = [parameter.detach().clone() for parameter in parameters]
-        weights = self.masks.weights()
-
-        @torch.no_grad()
-        def passes(marked: dict[str, Tensor]) -> bool:
-            self._downscale_()
-            self.masks.cut_(marked)
-            reached = validate(self.model)
-            self.masks.grow_(marked, {name: weights[name][going] for name, going in marked.items()})
-            for parameter, value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
-            return reached >= floor
-
-        if passes(chosen):
-            return ratio, chosen
-        low, high, best = 0.0, ratio, {}
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            chosen = self._choose(scores, middle)
-            if passes(chosen):
-                low, best = middle, chosen
-            else:
-                high = middle
-        return low, best
-
     def _regrow(
         self,
         ratio: float,
-        samples: "Samples",
+        samples: Samples,
         validate: Callable[[nn.Module], float] | None,
     ) -> dict[str, int]:
         count = round(-ratio * self.masks.surviving) if ratio < 0 else None
@@ -360,13 +314,7 @@ class RuntimeRefinement:
             self._only_epochs = self.regrowth.only_epochs
         return regrown.counts
 
-    @torch.no_grad()
-    def _downscale_(self) -> None:
-        if self.downscale_factor != 1:
-            for weight in self.masks.weights().values():
-                weight.mul_(self.downscale_factor)
-
-    def _replay(self, batches: "OnDevice") -> list[Tensor]:
+    def _replay(self, batches: OnDevice) -> list[Tensor]:
         losses = []
         for inputs, targets in self.replay(self.model, batches):
             with in_mode(self.model, training=True):
@@ -403,30 +351,3 @@ class RuntimeRefinement:
             self._first = fallback(list(self.model.parameters()))
             return [self._first]
         return self._watch.trainers()
-
-
-class Samples:
-    """The first ``count`` batches of a loader, the same at every pass, drawn when first asked for:
-    one that shuffles moves none of the generators that training draws from."""
-
-    def __init__(self, batches: Iterable[Batch], count: int):
-        self._batches, self._count = batches, count
-        self._drawn: list[Batch] | None = None
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._drawn is None:
-            state = random_state()
-            self._drawn = list(islice(self._batches, self._count))
-            set_random_state(state)
-        return iter(self._drawn)
-
-
-class OnDevice:
-    """A loader whose batches come out on ``device``, pass after pass."""
-
-    def __init__(self, loader: Iterable[Batch], device: torch.device):
-        self.loader, self.device = loader, device
-
-    def __iter__(self) -> Iterator[Batch]:
-        for inputs, targets in self.loader:
-            yield inputs.to(self.device), targets.to(self.device)

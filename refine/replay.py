@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refine.batches import Batch
 from refine.evaluation.accuracy import in_mode
 
 __all__ = ["high_loss", "uniform"]
 
-Batch = tuple[Tensor, Tensor]
 Priority = Callable[[Callable[[], Tensor], int, torch.Generator], Tensor]
 
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 
+from refine.batches import Batch
 from refine.datasets.images import Loader
 from refine.datasets.prepare import Data
 from refine.device import Precision
 from refine.errors import TrainingError
 from refine.evaluation.accuracy import accuracy
 from refine.randomness import random_state, set_random_state
-from refine.refinement import Batch, CycleReport, RuntimeRefinement
+from refine.refinement import CycleReport, RuntimeRefinement
 from refine.rows import CycleRow, EpochRow
 
 ADVICE = "a lower trainer.optimizer.lr or trainer.precision=fp32 may help"

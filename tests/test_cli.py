@@ -47,7 +47,7 @@ def subcommand(*arguments, cwd, code=None, **environment):
         ("schedule=cyclic", "set regrowth="),
         ("schedule=adaptive", "dataset.validation_size: schedule=adaptive goes by"),
         ("schedule=geometric trainer.epochs=3", "is not reached by 2 cycles"),
-        ("schedule=list schedule.at=[3,1]", "schedule.at must rise"),
+        ("schedule=list schedule.at=[3,2,1]", "schedule.at must rise"),
         ("start_from=nowhere", "start_from: cannot read nowhere"),
         ("regrowth=saliency regrowth.source=nowhere", "regrowth.source: cannot read nowhere"),
         ("pruner.ratio=nan", "pruner.ratio: must be above 0 and below 1, not nan"),

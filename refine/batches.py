@@ -1,0 +1,38 @@
+"""Which batches does a refinement work on, and where are they?"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from refine.randomness import random_state, set_random_state
+
+Batch = tuple[Tensor, Tensor]  # inputs, targets
+
+
+class Samples:
+    """The first ``count`` batches of a loader, the same at every pass, drawn when first asked for:
+    one that shuffles moves none of the generators that training draws from."""
+
+    def __init__(self, batches: Iterable[Batch], count: int):
+        self._batches, self._count = batches, count
+        self._drawn: list[Batch] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._drawn is None:
+            state = random_state()
+            self._drawn = list(islice(self._batches, self._count))
+            set_random_state(state)
+        return iter(self._drawn)
+
+
+class OnDevice:
+    """A loader whose batches come out on ``device``, pass after pass."""
+
+    def __init__(self, loader: Iterable[Batch], device: torch.device):
+        self.loader, self.device = loader, device
+
+    def __iter__(self) -> Iterator[Batch]:
+        for inputs, targets in self.loader:
+            yield inputs.to(self.device), targets.to(self.device)
