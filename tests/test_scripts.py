@@ -108,3 +108,41 @@ def test_the_benchmark_of_pruning(tmp_path):
     assert done.returncode == 0, done.stderr
     for words in ("global: ", "lamp: ", "times torch.kthvalue", "global_unstructured"):
         assert words in done.stdout
+
+
+SMALL_STUDY = (
+    "dataset=digits", "dataset.subset_size=60", "dataset.validation_size=20", "trainer.epochs=2",
+    "model=logistic", "trainer.batch_size=10", "workers=2",
+)  # fmt: skip
+
+
+@pytest.mark.long
+def test_the_importances(tmp_path):
+    asked = ("importances=magnitude,movement", "allocations=global,lamp", "sparsities=0.5,0.9")
+    done = script(
+        "run_importances.py", "home=out", "again=1", "seeds=2", *asked, *SMALL_STUDY, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "runs.csv").open(encoding="utf-8") as file:
+        runs = list(csv.DictReader(file))
+    assert len(runs) == 2 * 2 * 2 + 2  # and the best at each sparsity once more
+    for run in runs:
+        assert float(run["sparsity"]) == pytest.approx(float(run["target_sparsity"]), abs=2e-3)
+    table = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").splitlines()
+    assert len(table) == 2 + 2
+    assert (tmp_path / "out" / "heatmap.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.long
+def test_regrowth(tmp_path):
+    asked = ("targets=0.95,0.9", "methods=gradient,saliency,reference", "seeds=2")
+    done = script("run_regrowth.py", "home=out", *asked, *SMALL_STUDY, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "runs.csv").open(encoding="utf-8") as file:
+        runs = list(csv.DictReader(file))
+    assert len(runs) == 2 * (3 + 2 * 3)
+    for run in runs:
+        assert float(run["sparsity"]) == pytest.approx(float(run["target_sparsity"]), abs=2e-3)
+    table = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").splitlines()
+    assert len(table) == 2 + 3 + 2 * 3
+    assert (tmp_path / "out" / "regrowth.png").read_bytes()[:4] == b"\x89PNG"
