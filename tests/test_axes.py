@@ -1,6 +1,7 @@
 """Answers of different axes together."""
 
 import csv
+import json
 from functools import partial
 
 import pytest
@@ -279,3 +280,20 @@ def test_a_run_starts_from_another_ones_network(run):
     active = [done.summary["active_parameters"] for done in (first, second)]
     assert int(row["grown_weights"]) == active[1] - active[0]
     assert second.summary["sparsity"] == pytest.approx(0.8, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["set", "rigl"])
+def test_dynamic_sparse_training_is_as_sparse_from_first_to_last(run, name):
+    done = run(
+        f"experiment={name}", "dataset=digits", *RUN, "schedule.interval=1", "schedule.stop=4"
+    )
+    active = {row.active_parameters for row in done.display.rows}
+    assert len(active) == 1
+    assert done.summary["sparsity"] == pytest.approx(0.9, abs=1e-5)
+    exchanged = [row for row in done.display.rows if hasattr(row, "cycle")]
+    assert len(exchanged) >= 3
+    for row in exchanged:
+        assert row.cut_weights == row.grown_weights > 0
+        assert json.loads(row.cut_by_tensor) == json.loads(row.grown_by_tensor)
+    shares = [row.ratio for row in exchanged]
+    assert shares == sorted(shares, reverse=True)

@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from refine import models
+from refine.masks import Masks
 from refine.models.simple_cnn import halved
 
 
@@ -41,3 +42,7 @@ def test_simple_cnn_is_the_usual_order_of_layers():
     usual = usual.permute(0, 2, 3, 1).flatten(1)  # as it lies in memory, channels last
     usual = model.fc2(F.relu(model.fc1(usual)))
     assert torch.allclose(model(x), usual, atol=1e-6)
+
+
+def test_of_vgg16_the_published_number_can_be_cut():
+    assert Masks(models.vgg16()).prunable == 14_715_584
