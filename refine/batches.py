@@ -22,8 +22,13 @@ class Samples:
     def __iter__(self) -> Iterator[Batch]:
         if self._drawn is None:
             state = random_state()
+            loader = getattr(self._batches, "loader", self._batches)
+            own = getattr(loader, "generator", None)  # a DataLoader's
+            before = own.get_state() if isinstance(own, torch.Generator) else None
             self._drawn = list(islice(self._batches, self._count))
             set_random_state(state)
+            if before is not None:
+                own.set_state(before)
         return iter(self._drawn)
 
 

@@ -464,8 +464,18 @@ def validate(config: DictConfig) -> None:
         raise SettingError(
             "schedule", "cyclic lets weights grow back; set regrowth=, such as random"
         )
+    if pruner.granularity == "n_m" and (layers or pruner.min_layer_density):
+        raise SettingError(
+            "pruner.granularity",
+            "n_m fixes every layer's share; pruner.layers and min_layer_density cannot",
+        )
+    adaptive = config.schedule._target_.endswith(".Adaptive")
+    if adaptive and config.regrowth.score != "none" and config.regrowth.initial != "zero":
+        raise SettingError(
+            "regrowth.initial", "must be zero, or regrowth could leave what schedule=adaptive keeps"
+        )
     by_validation = {
-        "schedule=adaptive": config.schedule._target_.endswith(".Adaptive"),
+        "schedule=adaptive": adaptive,
         "regrowth.allocation=controller": config.regrowth.allocation == "controller",
     }
     for name, asked in by_validation.items():

@@ -79,7 +79,9 @@ def run(
             display.step(row.episode, config.regrowth.controller.episodes)
             signals.check()
 
-        training, parts = assembled(config, model, data, precision, signals.check, on_episode)
+        training, parts = assembled(
+            config, model, data, precision, signals.check, on_episode, fresh=state is None
+        )
         earlier_seconds = state.get("seconds", 0.0) if state else 0.0
         if state:
             _restore_(parts, state, config)
@@ -178,6 +180,8 @@ def _restore_(parts: Parts, state: dict[str, Any], config: DictConfig) -> None:
         else:
             problem = f"is {epochs}, and resume= has taken this run to {epoch}; end it that way"
         raise SettingError("trainer.epochs", problem)
+    if "refinement" not in state:
+        raise SettingError("resume", "its checkpoint is of an earlier version of this program")
     try:
         parts.restore_(state)
         log.info("going on after epoch %d", epoch)
@@ -222,7 +226,7 @@ def _summary(
     the last epoch has the last word on what it changed."""
     last = [row for row in rows if isinstance(row, EpochRow)][-1]
     final = rows[-1]
-    cut_last = isinstance(final, CycleRow)
+    cut_last = isinstance(final, CycleRow) and final.test_accuracy_after_replay is not None
     return {
         "status": None,  # as it ends
         "reason": None,

@@ -78,6 +78,11 @@ class OptimizerWatch:
         """What ``train_only_`` was given, to be saved and given again; empty if all train."""
         return dict(self._freeze.free) if self._freeze else {}
 
+    def know(self, optimizer: Optimizer) -> None:
+        """Takes ``optimizer`` for one that has stepped, such as before this process began."""
+        if optimizer not in self.alive():
+            self._seen.append(weakref.ref(optimizer))
+
     def alive(self) -> list[Optimizer]:
         """The optimizers that stepped a parameter and still exist, the latest first."""
         return [found for ref in reversed(self._seen) if (found := ref()) is not None]

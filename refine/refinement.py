@@ -88,7 +88,8 @@ class RuntimeRefinement:
     downscale_factor: the prunable weights are multiplied by it before the cut.
     loss: ``(outputs, targets) -> scalar``, and a number per element with ``reduction="none"``, as
         the losses of torch.nn.functional do; the default replay ranks its inputs by it.
-    optimizer: takes the replay steps. By default the optimizers that trained the model so far, at
+    optimizer: takes the replay steps; its moments are cleared even if it has not stepped yet. By
+        default the optimizers that trained the model so far, at
         their present learning rates; Adam at 0.001 where none has stepped yet.
     step: ``(inputs, targets) -> loss`` is one whole replay step, in place of loss and optimizer.
     prunable: names of the parameters that may be cut; by default the weights of convolutions,
@@ -121,6 +122,8 @@ class RuntimeRefinement:
         self._watch = watch(model, prunable)
         self.masks: Masks = self._watch.masks
         self.cycles = 0
+        if isinstance(importance, type):  # one that remembers, such as movement
+            importance = importance()
         self.importance, self.allocation = importance, allocation
         self.downscale_factor = downscale_factor
         self.granularity = granularity(model, prunable=list(self.masks))
@@ -136,6 +139,8 @@ class RuntimeRefinement:
         self.loss, self.step = loss, step
         self._device = device
         self._optimizer = optimizer
+        if optimizer is not None:
+            self._watch.know(optimizer)
 
     @property
     def device(self) -> torch.device:
@@ -253,7 +258,7 @@ class RuntimeRefinement:
         training begins."""
         gone = round(sparsity * self.masks.prunable) - (self.masks.prunable - self.masks.surviving)
         if gone > 0:
-            scores = score(random, self.model, (), self.loss, self.cycles)
+            scores = score(random, self.model, (), self.loss, -1)
             ratio = (gone - 0.5) / (self.masks.surviving - 1)
             self.masks.cut_(self.masks.lowest(scores, allocation(scores, self.masks, ratio)))
 

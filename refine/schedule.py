@@ -100,6 +100,11 @@ class Settings:
             )
         return sparsity / share
 
+    def of_survivors(self) -> None:
+        """ValueError if the ratio is of anything else."""
+        if self.of != "survivors":
+            raise ValueError(f"schedule.of={self.of}: this schedule's ratio is of the survivors")
+
     def target(self) -> float:
         """``target_sparsity``, of the prunable weights."""
         if self.target_sparsity is None:
@@ -140,6 +145,8 @@ class OneShot(Settings):
     def __post_init__(self) -> None:
         if self.target_sparsity is not None:
             self.target()
+        elif self.cycles_at_once > 1:
+            self.of_survivors()
 
     def due(self, at: int, surviving: int) -> float | None:
         """What it cuts, if the cycle is due."""
@@ -159,13 +166,8 @@ class Geometric(Settings):
     (iterative magnitude pruning: Han et al. 2015, arXiv:1506.02626)."""
 
     def __post_init__(self) -> None:
-        reached = 1 - (1 - self.ratio) ** self.cycles
-        if reached < self.target() - 1e-9:
-            raise ValueError(
-                f"target_sparsity={self.target_sparsity:g} is not reached by {self.cycles} cycles "
-                f"of {self.ratio:g} ({reached:.4f}); set pruner.ratio, schedule.interval or "
-                "trainer.epochs"
-            )
+        self.target()
+        self.of_survivors()
 
     def due(self, at: int, surviving: int) -> float | None:
         """The ratio, or what is left to the target."""
@@ -249,6 +251,9 @@ class Cyclic(Settings):
 class Cosine(Settings):
     """Cycles of a ratio that falls from ``ratio`` to 0 along half a cosine until stop: the share
     that dynamic sparse training exchanges (Evci et al. 2020, arXiv:1911.11134)."""
+
+    def __post_init__(self) -> None:
+        self.of_survivors()
 
     def due(self, at: int, surviving: int) -> float | None:
         """The ratio that it has fallen to."""

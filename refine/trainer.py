@@ -63,7 +63,7 @@ class Position:
     """Where training is, between two steps: ``train`` moves it, and goes on from where it is.
 
     epoch: epochs measured, the last with ``test_accuracy``; cycled: no cycle is left to do after
-    it; best_validation: the greatest validation accuracy of an epoch. step: steps done of the next
+    it; best_validation: the greatest validation accuracy so far. step: steps done of the next
     epoch on ``seen`` images, which gave ``losses`` and ``right`` and took ``seconds``, the last at
     ``rate``; order: the state of the images' generator as that epoch began, random: that of the
     process's own generators. in_cycle: the network is being cut or replayed; only then it cannot go
@@ -72,7 +72,7 @@ class Position:
 
     epoch: int = 0
     test_accuracy: float | None = None
-    best_validation: float = 0.0
+    best_validation: float | None = None
     cycled: bool = False
     step: int = 0
     seen: int = 0
@@ -126,6 +126,8 @@ def train(
         by_epoch = at.step == 0
         if by_epoch and at.test_accuracy is None:  # before the first epoch
             at.test_accuracy = score(test).accuracy
+        if tolerance is not None and at.best_validation is None:
+            at.best_validation = score(validation).accuracy
         at.in_cycle = True
         try:
             report = refinement.refinement_cycle(
@@ -204,7 +206,7 @@ def train(
             validation_loss=validated.loss if validated else None,
             validation_accuracy=validated.accuracy if validated else None,
         )
-        best = max(at.best_validation, validated.accuracy if validated else 0.0)
+        best = max(at.best_validation or 0.0, validated.accuracy) if validated else None
         vars(at).update(vars(Position(epoch, tested.accuracy, best)))
         yield row
         yield from after_epoch()
@@ -212,7 +214,7 @@ def train(
 
 def cycle_follows(at: Position, schedule: Schedule, refinement: RuntimeRefinement) -> bool:
     """Whether a cycle is left to do after the epoch that was measured last."""
-    if at.cycled or schedule.by == "step":
+    if at.cycled or (schedule.by == "step" and at.epoch > 0):
         return False
     return schedule.due(at.epoch, refinement.masks.surviving) is not None
 

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     },
     "assembly": {
         "build", "checkpoint", "datasets", "device", "evaluation", "masks", "optimizer_watch",
-        "pruning", "refinement", "replay", "schedule", "trainer",
+        "pruning", "randomness", "refinement", "replay", "schedule", "trainer",
     },
     "tracking": {"build", "config"},
     "checkpoint": {"randomness", "refinement", "replay", "trainer"},

@@ -10,6 +10,7 @@ from conftest import SMALL
 from torch import nn
 
 from refine import build, combinations, config
+from refine.errors import SettingError
 from refine.pruning import allocation, granularity, importance, initial_value
 from refine.pruning import regrowth_allocation as shares
 from refine.pruning import regrowth_score as scores
@@ -297,3 +298,113 @@ def test_dynamic_sparse_training_is_as_sparse_from_first_to_last(run, name):
         assert json.loads(row.cut_by_tensor) == json.loads(row.grown_by_tensor)
     shares = [row.ratio for row in exchanged]
     assert shares == sorted(shares, reverse=True)
+
+
+def test_what_goes_by_lot_has_nothing_to_do_with_the_initial_weights():
+    torch.manual_seed(7)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    signs = {name: weight > 0 for name, weight in model.named_parameters()}
+    refinement = refined(
+        model,
+        importance=importance.random,
+        regrowth=Regrowth(scores.random, shares.uniform, initial_value.stale, budget=0.1, seed=7),
+    )
+    refinement.sparsify(0.2)
+    refinement.refinement_cycle(None, 0.3)
+    for name, mask in refinement.masks.items():
+        assert 0.4 < float(signs[name][mask].float().mean()) < 0.6
+
+
+def test_a_cycle_that_was_cut_short_is_the_same_when_it_is_done_again(run, monkeypatch):
+    settings = (
+        *RUN, "regrowth=random", "regrowth.initial=stale", "replay=none", "pruner.ratio=0.3",
+        "pruner.initial_sparsity=0.5", "trainer=sgd_one_cycle", "trainer.epochs=4",
+        "schedule.interval=1", "trainer.batch_size=40", "save_model=true",
+    )  # fmt: skip
+    whole = run(*settings, name="whole")
+    cycle, taken = RuntimeRefinement.refinement_cycle, []
+
+    def killed(self, *given, **more):
+        taken.append(1)
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        return cycle(self, *given, **more)
+
+    monkeypatch.setattr(RuntimeRefinement, "refinement_cycle", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(*settings, name="killed")
+    monkeypatch.setattr(RuntimeRefinement, "refinement_cycle", cycle)
+    killed_at = whole.directory.parent / "killed"
+    run(*settings, f"resume={killed_at}", name="killed")
+    weights = [(at / "model.safetensors").read_bytes() for at in (whole.directory, killed_at)]
+    assert weights[0] == weights[1]
+
+
+def test_adaptive_keeps_its_tolerance_before_anything_was_measured(run):
+    first = run(*RUN, "trainer.epochs=8", "schedule=never", "save_model=true")
+    assert first.summary["test_accuracy"] > 0.5
+    second = run(
+        *RUN, "schedule=adaptive", "schedule.start=0", "pruner.ratio=0.99", "replay=none",
+        f"start_from={first.directory}", "trainer.epochs=1", name="second",
+    )  # fmt: skip
+    (row, *_) = cycles(second.directory)
+    assert float(row["test_accuracy_after_cut"]) > float(row["test_accuracy_before"]) - 0.1
+    assert int(row["cut_weights"]) > 0
+
+
+def test_a_cycle_before_the_first_step_comes_by_step_too(run):
+    done = run(
+        *RUN, "schedule=list", "schedule.by=step", "schedule.at=[0,4]", "trainer.epochs=1",
+        "schedule.sparsities=[0.5,0.8]", "pruner.allocation=global",
+    )  # fmt: skip
+    assert [int(row["step"]) for row in cycles(done.directory)] == [0, 4]
+    assert done.summary["sparsity"] == pytest.approx(0.8, abs=1e-5)
+    # The last row is a cycle without accuracies: the summary has the epoch's.
+    assert done.summary["test_accuracy"] is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            "schedule=list schedule.at=[1,2] schedule.sparsities=[0.9,0.5]",
+            "grow back after epoch 2",
+        ),
+        ("pruner.granularity=n_m pruner.layers={conv1:0}", "fixes every layer's share"),
+        ("schedule=adaptive regrowth=random regrowth.initial=kaiming", "regrowth.initial: must be"),
+        ("pruner.importance=movement schedule.start=0", "movement needs training"),
+        ("regrowth=random regrowth.target_sparsity=0.9999", "regrowth.target_sparsity: must be"),
+    ],
+)
+def test_what_would_fail_in_the_middle_is_refused_before(run, settings, says):
+    with pytest.raises(SettingError, match=says):
+        run(*RUN, *settings.split())
+
+
+def test_a_regrowth_that_is_judged_needs_data():
+    regrowth = Regrowth(scores.random, shares.controller, budget=0.1)
+    with pytest.raises(ValueError, match="needs batches"):
+        refined(network(), regrowth=regrowth).refinement_cycle(
+            None, RATIO, validate=lambda network: 0.5
+        )
+
+
+def test_a_network_with_tied_weights_starts_another(run, tmp_path, monkeypatch):
+    (tmp_path / "tied.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes, image_shape):\n"
+        "    first, second = nn.Linear(64, 64), nn.Linear(64, 64)\n"
+        "    second.weight = first.weight\n"
+        "    return nn.Sequential(\n"
+        "        nn.AdaptiveAvgPool2d(8), nn.Flatten(1), nn.Linear(192, 64), first, nn.ReLU(),\n"
+        "        second, nn.Linear(64, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = (*RUN, "model._target_=tied.net", "save_model=true", "trainer.epochs=1")
+    first = run(*settings)
+    second = run(
+        *settings, f"start_from={first.directory}", "schedule=one_shot", "schedule.start=0",
+        name="second",
+    )  # fmt: skip
+    (row, *_) = cycles(second.directory)
+    assert float(row["test_accuracy_before"]) == first.summary["test_accuracy"]

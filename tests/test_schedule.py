@@ -80,8 +80,8 @@ def test_geometric_cuts_by_its_ratio_and_ends_at_its_target_to_the_unit():
     for _ in range(4):
         by_hand.append(by_hand[-1] - math.floor(0.4 * (by_hand[-1] - 1)) - 1)
     assert list(path.values()) == [*by_hand[1:], 100]
-    with pytest.raises(ValueError, match="not reached by 2 cycles"):
-        Geometric(0.4, 20, interval=7, target_sparsity=0.9, prunable=1000, total=1000)
+    with pytest.raises(ValueError, match="of the survivors"):
+        Geometric(0.4, 20, of="all", target_sparsity=0.9, prunable=1000, total=1000)
 
 
 def test_cubic_reaches_its_target_with_the_published_curve():

@@ -39,7 +39,7 @@ class Data:
     def sample(self, batches: int, batch_size: int, seed: int) -> Loader:
         """That many batches of training images drawn by ``seed``, as they are, to score weights
         on; the same in every pass."""
-        draw = torch.Generator().manual_seed(seed % 2**63)
+        draw = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(self.train), generator=draw)[: batches * batch_size]
         return Loader(self.train[chosen], self.normalization, batch_size)
 

@@ -20,6 +20,7 @@ from refine.pruning.probe import without_trace
 from refine.pruning.reference import Reference
 from refine.pruning.regrowth_allocation import Candidates
 from refine.pruning.selection import highest
+from refine.randomness import stream
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Regrowth:
         for name in ("budget", "target_sparsity"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
-        self.generator = torch.Generator().manual_seed(self.seed)
+        self.generator = torch.Generator().manual_seed(stream(self.seed, "regrowth"))
 
     @property
     def active(self) -> bool:
@@ -93,7 +94,8 @@ class Regrowth:
         """How many weights return now."""
         dead = masks.prunable - masks.surviving
         if self.target_sparsity is not None:  # Fraction: 0.29 of 100 is 29, not 28.999...
-            return max(0, dead - floor(Fraction(str(self.target_sparsity)) * masks.prunable))
+            stays = Fraction(str(self.target_sparsity)) * masks.prunable
+            return max(0, dead - floor(stays + Fraction(1, 2)))
         if self.budget is not None:
             return min(dead, floor(Fraction(str(self.budget)) * masks.prunable))
         return min(dead, sum(self._lost.values()))

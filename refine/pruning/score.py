@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refine.evaluation.accuracy import in_mode
-from refine.randomness import random_state, set_random_state
+from refine.randomness import random_state, set_random_state, stream
 
 
 def score(
@@ -23,7 +23,7 @@ def score(
     is drawn by lot is other for each ``number``, such as the cycle's."""
     given = {"loss": loss} if _takes_loss(importance) else {}
     state = random_state()
-    torch.manual_seed((torch.initial_seed() + number) % 2**63)
+    torch.manual_seed(stream(torch.initial_seed(), "score", number))
     try:
         with in_mode(model, training=False):
             return importance(model, batches, **given)

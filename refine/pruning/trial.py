@@ -30,7 +30,10 @@ def trial(
             weights[name][coming] = regrown.values[name].to(weights[name])
     optimizer = torch.optim.SGD(weights.values(), lr=rate, momentum=0.9)
     copy.train()
-    for inputs, targets in islice(chain.from_iterable(repeat(batches)), steps):
+    drawn = list(batches)
+    if steps and not drawn:
+        raise ValueError("a regrowth that is judged after training needs batches to train on")
+    for inputs, targets in islice(chain.from_iterable(repeat(drawn)), steps):
         optimizer.zero_grad()
         loss(copy(inputs), targets).backward()
         optimizer.step()

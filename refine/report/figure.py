@@ -36,7 +36,7 @@ def four_panels(epochs: pd.DataFrame) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     epoch = epochs["epoch"]
     # A cycle came after the epoch before the one whose row counts it for the first time.
-    cycles = (epoch[epochs["cycles"].diff() > 0] - 0.5).tolist()
+    cycles = (epoch[epochs["cycles"].diff().fillna(epochs["cycles"]) > 0] - 0.5).tolist()
 
     curves = {"training": TRAIN, "validation": VALIDATION, "test": TEST}
     for name, colour in curves.items():

@@ -1,0 +1,64 @@
+"""Which network does a configuration stand for?"""
+
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from refine.build import build
+from refine.datasets.prepare import Data
+from refine.errors import SettingError
+from refine.evaluation.accuracy import in_mode
+
+
+def build_model(node: DictConfig, data: Data, device: torch.device) -> nn.Module:
+    """The network of a ``model`` node, on the device, checked to answer one logit a class."""
+    classes = len(data.classes)
+    offered = {"num_classes": classes, "image_shape": data.image_shape}
+    model = build("model", node, offered=offered)
+    if not isinstance(model, nn.Module):
+        raise SettingError("model._target_", f"{node._target_} made no nn.Module but {model!r:.60}")
+    model = model.to(device, memory_format=torch.channels_last)
+    images, _ = next(iter(data.plain(data.train[:2])))
+    try:
+        with in_mode(model, training=False), torch.no_grad():
+            logits = model(images)
+    except Exception as error:
+        shape = "x".join(map(str, data.image_shape))
+        raise SettingError("model", f"cannot take images of {shape}: {error}") from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (len(images), classes):
+        gives = tuple(getattr(logits, "shape", ())) or type(logits).__name__
+        raise SettingError(
+            "model",
+            f"answers {gives} to {len(images)} images; {classes} classes need ({len(images)}, "
+            f"{classes}). Set its number of outputs, such as +model.num_classes={classes}",
+        )
+    return model
+
+
+def start_from_(path: str, model: nn.Module) -> None:
+    """Gives the network the parameters and buffers of a run's directory or .safetensors file."""
+    file = _file(path)
+    try:
+        safetensors.torch.load_model(model, file)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise SettingError("start_from", f"is of another network: {reason:.200}") from error
+    except (OSError, safetensors.SafetensorError) as error:
+        raise SettingError("start_from", f"cannot read {file}: {error}") from error
+
+
+def tensors_of(setting: str, path: str) -> dict[str, Tensor]:
+    """What a run's directory or .safetensors file holds, by name."""
+    file = _file(path)
+    try:
+        return safetensors.torch.load_file(file)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise SettingError(setting, f"cannot read {file}: {error}") from error
+
+
+def _file(path: str) -> Path:
+    found = Path(path).expanduser()
+    return found / "model.safetensors" if found.is_dir() else found

@@ -1,0 +1,143 @@
+"""Which refinement does a configuration stand for?"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from refine.assembly.model import start_from_, tensors_of
+from refine.build import function
+from refine.device import Precision
+from refine.errors import SettingError
+from refine.masks import prunable_names
+from refine.pruning.bounds import Bounded
+from refine.pruning.reference import Reference
+from refine.pruning.regrowth import Regrowth
+from refine.randomness import stream
+from refine.refinement import RuntimeRefinement
+from refine.replay import Replay
+from refine.rows import EpisodeRow
+
+log = logging.getLogger("refine")
+
+
+def build_replay(node: DictConfig, seed: int, precision: Precision) -> Replay:
+    """The memory that a ``replay`` node describes."""
+    return Replay(
+        function("replay.selection", node.selection, "refine.replay"),
+        node.buffer_size,
+        node.steps,
+        node.batch_size,
+        seed=seed,
+        autocast=precision.autocast,
+    )
+
+
+def build_refinement(
+    config: DictConfig,
+    model: nn.Module,
+    replay: Replay,
+    optimizer: Optimizer,
+    step: Callable[[Tensor, Tensor], Tensor],
+    on_episode: Callable[[EpisodeRow], None],
+) -> RuntimeRefinement:
+    """The refinement that ``pruner`` and ``regrowth`` describe; ``step`` is one step of its replay
+    with ``optimizer``."""
+    pruner = config.pruner
+    granularity = function("pruner.granularity", pruner.granularity, "refine.pruning.granularity")
+    allocation = function("pruner.allocation", pruner.allocation, "refine.pruning.allocation")
+    bounded = Bounded(allocation, dict(pruner.layers or {}), pruner.min_layer_density)
+    regrowth = build_regrowth(config.regrowth, config.seed, _prunable_share(model), on_episode)
+    try:
+        refinement = RuntimeRefinement(
+            model,
+            importance=function(
+                "pruner.importance", pruner.importance, "refine.pruning.importance"
+            ),
+            allocation=bounded,
+            granularity=partial(granularity, n=pruner.n, m=pruner.m),
+            regrowth=regrowth,
+            reference=_reference(config.regrowth.source, model),
+            scoring_batches=pruner.scoring_batches,
+            trial_steps=config.regrowth.controller.steps,
+            replay=replay.batches,
+            downscale_factor=pruner.downscale_factor,
+            optimizer=optimizer,
+            step=step,
+        )
+    except ValueError as error:
+        raise SettingError("model", str(error)) from error
+    try:
+        bounded.own(refinement.masks)
+    except ValueError as error:
+        raise SettingError("pruner.layers", str(error)) from error
+    for name in refinement.granularity.left_out:
+        log.info("pruner.granularity=%s leaves %s dense", pruner.granularity, name)
+    return refinement
+
+
+def begin_(config: DictConfig, refinement: RuntimeRefinement) -> None:
+    """Makes the network what ``start_from`` and ``pruner.initial_sparsity`` say."""
+    pruner, masks = config.pruner, refinement.masks
+    if config.start_from is not None:
+        start_from_(config.start_from, refinement.model)
+        masks.cut_({name: weight.detach() == 0 for name, weight in masks.weights().items()})
+    if pruner.initial_sparsity:
+        share = masks.prunable / refinement.total_parameters
+        if pruner.initial_sparsity >= share:
+            problem = f"must be below {share:.4f}, what can be cut"
+            raise SettingError("pruner.initial_sparsity", problem)
+        rule = function(
+            "pruner.initial_allocation", pruner.initial_allocation, "refine.pruning.allocation"
+        )
+        # Shares other than 0 are of a cycle, and this is none.
+        stay = {glob: 0 for glob, share in (pruner.layers or {}).items() if not share}
+        refinement.sparsify(
+            pruner.initial_sparsity / share, Bounded(rule, stay, pruner.min_layer_density)
+        )
+
+
+def build_regrowth(
+    node: DictConfig, seed: int, share: float, on_episode: Callable[[EpisodeRow], None]
+) -> Regrowth:
+    """The regrowth that a ``regrowth`` node describes; ``share`` of the parameters is prunable."""
+    if node.score == "none":
+        return Regrowth(budget=0)
+    allocation = function(
+        "regrowth.allocation", node.allocation, "refine.pruning.regrowth_allocation"
+    )
+    if node.allocation == "controller":
+        limits = {"episodes": node.controller.episodes, "seconds": node.controller.seconds}
+        allocation = partial(
+            allocation, **limits, seed=stream(seed, "controller"), on_episode=on_episode
+        )
+    if node.target_sparsity is not None and node.target_sparsity >= share:
+        problem = f"must be below {share:.4f}, what can be cut"
+        raise SettingError("regrowth.target_sparsity", problem)
+    return Regrowth(
+        function("regrowth.score", node.score, "refine.pruning.regrowth_score"),
+        allocation,
+        function("regrowth.initial", node.initial, "refine.pruning.initial_value"),
+        budget=node.budget,
+        target_sparsity=node.target_sparsity and node.target_sparsity / share,
+        only_epochs=node.only_epochs,
+        seed=seed,
+    )
+
+
+def _prunable_share(model: nn.Module) -> float:
+    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    return sum(sizes[name] for name in prunable_names(model)) / sum(sizes.values())
+
+
+def _reference(path: str | None, model: nn.Module) -> Reference | None:
+    if path is None:
+        return None
+    tensors, weights = tensors_of("regrowth.source", path), dict(model.named_parameters())
+    for name in prunable_names(model):
+        if name not in tensors or tensors[name].shape != weights[name].shape:
+            raise SettingError("regrowth.source", f"is of another network: {name} does not fit")
+    return Reference.from_tensors(tensors, prunable_names(model))
