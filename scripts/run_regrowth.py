@@ -169,7 +169,7 @@ def curves(by_way: dict[str, dict[str, list[Run]]]) -> Figure:
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=7.5, frameon=False, loc="lower left")
+    axes.legend(fontsize=7.5, frameon=False, loc="upper right")
     return figure
 
 
