@@ -424,6 +424,7 @@ def test_what_may_change_and_what_not(run, command, tmp_path):
     assert (done.code, "resume" in done.err) == (1, True)
 
 
+@pytest.mark.long
 def test_the_second_process_in_a_directory_is_told_and_touches_nothing(run, tmp_path):
     answers = []
 

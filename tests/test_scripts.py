@@ -43,6 +43,7 @@ def test_the_papers_table(tmp_path):
     assert "other settings" in other.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("targets", ["0.5,0.9"])
 def test_the_frontier(tmp_path, targets):
     done = script(
@@ -56,6 +57,7 @@ def test_the_frontier(tmp_path, targets):
     assert (tmp_path / "out" / "pareto.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.long
 def test_the_ablation(tmp_path):
     asked = ("home=out", "seeds=2", "target=0.5", "only=one cut half-way,with replay by lot")
     done = script("run_ablation.py", *asked, *SMALL, "dataset.validation_size=10", cwd=tmp_path)
@@ -87,10 +89,11 @@ def test_a_mistake_in_an_override_is_one_line(tmp_path):
 FAULTS = ("kill", "checkpoint", "cycle", "term", "cut_short", "full", "many")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(
     ("faults", "kills"),
-    [(("kill", "cycle", "term"), 1), pytest.param(FAULTS, 6, marks=pytest.mark.long)],
+    [(("kill", "cycle", "term"), 1), (FAULTS, 6)],
 )
 def test_runs_survive_faults(tmp_path, faults, kills):
     asked = (f"only={','.join(faults)}", f"kills={kills}", "runs=8", "home=out")

@@ -400,6 +400,7 @@ def score(model, batches):
 """
 
 
+@pytest.mark.long
 def test_two_processes_share_a_study_and_one_is_killed(study, monkeypatch, tmp_path):
     """The one is killed in its first trial; the other's first waits for that one's to begin."""
     (tmp_path / "mine.py").write_text(SCORE)

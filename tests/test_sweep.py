@@ -236,6 +236,7 @@ def installed(extra):
     return pytest.mark.skipif(not found, reason=f"{extra} is not installed")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", [
     pytest.param("joblib", marks=installed("joblib")),
     pytest.param("submitit_local", marks=installed("submitit")),
@@ -253,6 +254,7 @@ def test_launchers(launcher, tmp_path):
         assert int(told["device"].split(", ")[1].split()[0]) <= max(1, os.cpu_count() // workers())
 
 
+@pytest.mark.long
 @posix
 @installed("joblib")
 def test_a_worker_that_is_killed_costs_only_the_runs_that_it_was_at(tmp_path):
