@@ -8,7 +8,6 @@ import errno
 import hashlib
 import io
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,16 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from refine.errors import SettingError
 from refine.files import written_whole
+from refine.learning_rate import LearningRate
+from refine.position import Position
 from refine.randomness import random_state, set_random_state
+from refine.recovery import WeightRewind
 from refine.refinement import RuntimeRefinement
-from refine.replay import Replay
 from refine.rows import CHECKPOINT_FILES, CycleRow, EpisodeRow, EpochRow
-from refine.trainer import Position, Stepper
+from refine.stepper import Stepper
 
 MAGIC = b"runtime-refinement checkpoint 1, sha256 "
 # What a learning rate's curve may set in an optimizer's groups; the rest is the optimizer's own.
@@ -41,16 +41,12 @@ class Damaged(Exception):
 
 @dataclass
 class Parts:
-    """What changes while a run goes on; ``rows`` is what it has measured so far.
-
-    lr_steps: how often ``lr_scheduler`` has been stepped at a position.
-    """
+    """What changes while a run goes on; ``rows`` is what it has measured so far."""
 
     stepper: Stepper
-    lr_scheduler: LRScheduler
-    lr_steps: Callable[[Position], int]
+    learning_rate: LearningRate
+    rewind: WeightRewind | None
     refinement: RuntimeRefinement
-    replay: Replay
     generator: torch.Generator
     position: Position
     rows: Rows = field(default_factory=list)
@@ -69,7 +65,9 @@ class Parts:
             "groups": optimizer["param_groups"],
             "scaler": self.stepper.precision.state_dict(),
             "order": self.generator.get_state(),
-            "replay": self.replay.generator.get_state(),
+            "replay": self.refinement.replay.state_dict(),
+            "learning_rate": self.learning_rate.state_dict(),
+            "rewind": self.rewind.state_dict() if self.rewind else {},
             "random": random_state(),
             "position": vars(self.position),
             "epochs": [asdict(row) for row in self.rows if isinstance(row, EpochRow)],
@@ -98,16 +96,18 @@ class Parts:
         self.stepper.optimizer._opt_called = True  # else torch warns of a rate before a step
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for _ in range(self.lr_steps(position)):
-                self.lr_scheduler.step()
+            self.learning_rate.follow_(state["learning_rate"])
         optimizer = self.stepper.optimizer
         groups = optimizer.state_dict()["param_groups"]
         for group, before in zip(groups, state["groups"], strict=True):
             group |= {name: value for name, value in before.items() if name not in OF_THE_CURVE}
         optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        self.learning_rate.load_state_dict(state["learning_rate"])
+        if self.rewind:
+            self.rewind.load_state_dict(state["rewind"])
         self.stepper.precision.load_state_dict(state["scaler"])
         self.generator.set_state(state["order"])
-        self.replay.generator.set_state(state["replay"])
+        self.refinement.replay.load_state_dict(state["replay"])
         set_random_state(state["random"])
         self.rows[:] = rows(state)
         self.episodes[:] = [EpisodeRow(**row) for row in state["episodes"]]

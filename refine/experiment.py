@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from refine.assembly import assembled, build_model
+from refine.assembly import assembled, build_course, build_model
 from refine.checkpoint import Checkpoints, Parts, save_model
 from refine.config import validate
-from refine.datasets.prepare import Data, prepare
+from refine.datasets.prepare import prepare
+from refine.datasets.tasks import Course
 from refine.device import (
     Precision,
     be_deterministic,
@@ -26,7 +27,7 @@ from refine.errors import SettingError, Stop, TrainingError
 from refine.files import uninterrupted
 from refine.refinement import RuntimeRefinement
 from refine.report.figure import draw_run
-from refine.rows import EPOCHS_FILE, FIGURE_FILE, CycleRow, EpisodeRow, EpochRow
+from refine.rows import CACHE_DIRECTORY, EPOCHS_FILE, FIGURE_FILE, CycleRow, EpisodeRow, EpochRow
 from refine.run_directory import RunDirectory
 from refine.signals import Signals
 from refine.tracking.guarded import Guarded
@@ -70,7 +71,8 @@ def run(
         keep_freed_memory()
         checkpoints = Checkpoints(files.path)
         state = _earlier(config, files.path, checkpoints) if again else None
-        data = prepare(config.dataset, config.seed, device)
+        course = build_course(config, prepare(config.dataset, config.seed, device))
+        data = course.tasks[0]
         model = build_model(config.model, data, device)
 
         def on_episode(row: EpisodeRow) -> None:
@@ -80,7 +82,14 @@ def run(
             signals.check()
 
         training, parts = assembled(
-            config, model, data, precision, signals.check, on_episode, fresh=state is None
+            config,
+            model,
+            course,
+            precision,
+            files.path / CACHE_DIRECTORY,
+            signals.check,
+            on_episode,
+            fresh=state is None,
         )
         earlier_seconds = state.get("seconds", 0.0) if state else 0.0
         if state:
@@ -89,7 +98,7 @@ def run(
         if again:
             files.begin_again([*parts.rows, *parts.episodes])
         files.describe(config, {"device": describe(device), "precision": precision.name})
-        display.begin(_headline(config, data, device, precision), config.trainer.epochs)
+        display.begin(_headline(config, course, device, precision), config.trainer.epochs)
 
         refinement = training["refinement"]
         at, rows, every = parts.position, parts.rows, config.checkpoint.every
@@ -107,7 +116,7 @@ def run(
         try:
             if every and not state:
                 save()
-            for row in train(model, data, on_step=on_step, **training):
+            for row in train(model, course, on_step=on_step, **training):
                 with uninterrupted():
                     files.record(row)
                     rows.append(row)
@@ -197,12 +206,21 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _headline(config: DictConfig, data: Data, device: torch.device, precision: Precision) -> str:
-    held_out = f", {len(data.validation):,} validation" if data.validation else ""
+def _headline(
+    config: DictConfig, course: Course, device: torch.device, precision: Precision
+) -> str:
+    parts = {"training": "train", "validation": "validation", "test": "test"}
+    counts = {
+        name: sum(len(getattr(task, part)) for task in course.tasks)
+        for name, part in parts.items()
+        if getattr(course.tasks[0], part)
+    }
+    images = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    stream = f" in {len(course.tasks)} tasks" if len(course.tasks) > 1 else ""
     model, dataset = (node._target_.rpartition(".")[2] for node in (config.model, config.dataset))
     return (
         f"{model} on {dataset}"
-        f" ({len(data.train):,} training{held_out}, {len(data.test):,} test images), "
+        f" ({images} images{stream}), "
         f"{describe(device)}, {precision.name}, seed {config.seed}"
     )
 
@@ -242,5 +260,6 @@ def _summary(
         "total_parameters": refinement.total_parameters,
         "compression": refinement.total_parameters / refinement.active_parameters,
         "seconds": seconds,
+        **({} if last.forgetting is None else {"forgetting": last.forgetting}),
         "last_epoch": dataclasses.asdict(last),
     }

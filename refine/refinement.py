@@ -1,13 +1,14 @@
 """What happens in a refinement cycle?
 
-Importance, downscale, cut, zero the moments of what was cut, replay. ``RuntimeRefinement`` does
-this in anybody's training loop and keeps what it cut at zero from then on.
+Importance, downscale, cut, zero the moments of what was cut, regrowth, recovery, replay.
+``RuntimeRefinement`` does this in anybody's training loop and keeps what it cut at zero from then
+on.
 """
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from refine.batches import Batch, OnDevice, Samples
-from refine.evaluation.accuracy import in_mode
+from refine.cache import Cache
+from refine.cycle_report import CycleReport
+from refine.distillation import Distillation
 from refine.masks import Masks
-from refine.optimizer_watch import fallback, needs_closure, watch
+from refine.optimizer_watch import watch
 from refine.pruning.allocation import erk, layerwise
 from refine.pruning.cut import Cut
 from refine.pruning.granularity import Granularity, weight
@@ -27,38 +30,11 @@ from refine.pruning.reference import Reference
 from refine.pruning.regrowth import Regrown, Regrowth
 from refine.pruning.score import score
 from refine.pruning.trial import trial
-from refine.replay import Replay
+from refine.replay import Replay, Replayed
+from refine.replay_training import ReplayTraining, Step
 
-ReplayBatches = Callable[[nn.Module, Iterable[Batch]], Iterator[Batch]]
-
-
-@dataclass(frozen=True)
-class CycleReport:
-    """What one cycle did. Sparsities and accuracies are fractions; ``report["sparsity"]`` works.
-
-    ``sparsity`` is of all parameters, as in the paper; ``prunable_sparsity`` of those that could
-    be cut. ``cut`` and ``grown`` count the weights of each tensor, ``seconds`` has the time of each
-    step. The accuracies are there if the cycle was given something to measure them with.
-    """
-
-    cycle: int
-    ratio: float
-    cut: dict[str, int]
-    grown: dict[str, int]
-    sparsity: float
-    prunable_sparsity: float
-    active_parameters: int
-    total_parameters: int
-    replay_steps: int
-    replay_loss: float | None
-    accuracy_after_cut: float | None
-    accuracy_after_replay: float | None
-    seconds: dict[str, float]
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in {entry.name for entry in fields(self)}:
-            raise KeyError(name)
-        return getattr(self, name)
+ReplayBatches = Callable[[nn.Module, Iterable[Batch]], Iterator[Batch | Replayed]]
+FROM_CACHE = "cache"
 
 
 class RuntimeRefinement:
@@ -78,20 +54,22 @@ class RuntimeRefinement:
     allocation: ``(scores, masks, ratio) -> {name: how many of its survivors go}``.
     granularity: what goes together: a function of refine/pruning/granularity.py.
     regrowth: what grows back after a cut; see refine/pruning/regrowth.py. By default nothing.
-    reference: a denser state of the network, for regrowth that goes by one; by default its own
-        before the first cut.
+    reference: a denser state of the network, for regrowth that goes by one; "cache": what cycles
+        have cut; by default its own before the first cut.
     scoring_batches: how many batches scores are made on.
     trial_steps: training steps on these before a controller's regrowth is judged.
-    replay: ``(model, batches) -> iterator of (inputs, targets)`` to train on after the cut; by
-        default ``Replay().batches``, 30 batches of 128 from the 1,000 inputs of highest loss;
-        ``Replay(steps=0).batches`` for none.
+    replay: what to train on after the cut: a memory of refine/replay/, or ``(model, batches) ->
+        iterator of (inputs, targets)``; by default ``Replay()``, 30 batches of 128 from the 1,000
+        inputs of highest loss; ``Replay(steps=0)`` for none.
+    distillation: a teacher for the replay's steps, see refine/distillation/; by default none.
+    cache: keeps what is cut, for ``restore``; by default nothing does.
     downscale_factor: the prunable weights are multiplied by it before the cut.
     loss: ``(outputs, targets) -> scalar``, and a number per element with ``reduction="none"``, as
         the losses of torch.nn.functional do; the default replay ranks its inputs by it.
     optimizer: takes the replay steps; its moments are cleared even if it has not stepped yet. By
         default the optimizers that trained the model so far, at
         their present learning rates; Adam at 0.001 where none has stepped yet.
-    step: ``(inputs, targets) -> loss`` is one whole replay step, in place of loss and optimizer.
+    step: ``(batch: Replayed) -> loss`` is one whole replay step, in place of loss and optimizer.
     prunable: names of the parameters that may be cut; by default the weights of convolutions,
         linear, attention and recurrent layers.
     device: where to bring the batches; by default where the model is.
@@ -107,14 +85,16 @@ class RuntimeRefinement:
         allocation: Callable[..., dict[str, int]] = layerwise,
         granularity: Callable[[nn.Module], Granularity] = weight,
         regrowth: Regrowth | None = None,
-        reference: Reference | None = None,
+        reference: Reference | str | None = None,
         scoring_batches: int = 8,
         trial_steps: int = 20,
-        replay: ReplayBatches | None = None,
+        replay: Replay | ReplayBatches | None = None,
+        distillation: Distillation | None = None,
+        cache: Cache | None = None,
         downscale_factor: float = 0.98,
         loss: Callable[..., Tensor] = F.cross_entropy,
         optimizer: Optimizer | None = None,
-        step: Callable[[Tensor, Tensor], Tensor] | None = None,
+        step: Step | None = None,
         prunable: Iterable[str] | None = None,
         device: torch.device | str | None = None,
     ):
@@ -130,15 +110,24 @@ class RuntimeRefinement:
         for name, parameters in self.granularity.attached.items():
             self.masks.attach(model, name, parameters)
         self.regrowth = regrowth or Regrowth(budget=0)
-        self.reference, self._own_reference = reference, reference is None
+        self.cache = cache
+        if reference == FROM_CACHE and cache is None:
+            raise ValueError("reference='cache' needs a cache")
+        self._by_cache, self._own_reference = reference == FROM_CACHE, reference is None
+        self.reference = None if self._by_cache else reference
         self.scoring_batches, self.trial_steps = scoring_batches, trial_steps
         if hasattr(importance, "observe"):
             self._watch.observers.append(importance.observe)
         self._only_epochs = 0
-        self.replay = replay or Replay(loss=loss).batches
-        self.loss, self.step = loss, step
+        self.replay = Replay(loss=loss) if replay is None else replay
+        self.loss = loss
         self._device = device
-        self._optimizer = optimizer
+        self.distillation = distillation or Distillation()
+        self._training = ReplayTraining(
+            model, self._watch, loss, optimizer, step, self.distillation
+        )
+        if self.distillation.teacher is not None:
+            self._watch.observers.append(_watcher(self.distillation, model))
         if optimizer is not None:
             self._watch.know(optimizer)
 
@@ -178,8 +167,9 @@ class RuntimeRefinement:
         validate: Callable[[nn.Module], float] | None = None,
         floor: float | None = None,
         regrow: bool = True,
+        recover: Callable[[], None] | None = None,
     ) -> CycleReport:
-        """One cycle: importance, downscale, cut, moments, regrowth, replay.
+        """One cycle: importance, downscale, cut, moments, regrowth, recovery, replay.
 
         loader: batches of (inputs, targets), iterable more than once (a DataLoader, a list), for
             scores that need data and for the replay; without it there is no replay.
@@ -191,6 +181,8 @@ class RuntimeRefinement:
         floor: the least that ``validate`` may say after the cut; where it says less, the largest
             cut for which it does not is sought by bisection, to a hundredth of the ratio.
         regrow: whether weights may grow back in a cycle that cuts.
+        recover: called when the weights are cut, before the replay: what the learning rate and the
+            weights do then, such as ``lambda: recovery.restart(steps)``; see refine/recovery.
 
         ValueError if the ratio is out of range or a score is not a number; then the weights stay
         as they are.
@@ -215,13 +207,19 @@ class RuntimeRefinement:
             chosen = cut.choose(scores, prune_ratio)
             if floor is not None and prune_ratio > 0:
                 prune_ratio, chosen = cut.within(floor, validate, scores, prune_ratio, chosen)
-        with self._timed(seconds, "downscale"):  # only now that nothing of the cut can fail
+        with self._timed(seconds, "snapshot"):  # only now that nothing of the cut can fail
+            self.distillation.before_cut(self.model)
+            if self.cache and self.cache.directory:
+                self.cache.keep_network(self.cycles, self.model, self.masks)
+        with self._timed(seconds, "downscale"):
             if prune_ratio >= 0 and (floor is None or prune_ratio):
                 cut.downscale_()
         with self._timed(seconds, "cut"):
-            if self.regrowth.by_reference and self.reference is None:
+            if self.regrowth.by_reference and self.reference is None and not self._by_cache:
                 self.reference = Reference.of(self.model, self.masks)
             self.regrowth.note_cut(self.masks, chosen)
+            if self.cache:
+                self.cache.note_cut(self.cycles + 1, self.masks, chosen)
             self.masks.cut_(chosen)
             self._watch.zero_moments_()
         with self._timed(seconds, "evaluate_cut"):
@@ -230,10 +228,15 @@ class RuntimeRefinement:
             grown = dict.fromkeys(self.masks, 0)
             if regrow or prune_ratio < 0:
                 grown = self._regrow(prune_ratio, samples, validate)
+        with self._timed(seconds, "recovery"):
+            if recover:
+                recover()
+                self._watch.train_only_(self._watch.free)  # from the weights of now on
         with self._timed(seconds, "replay"):
-            losses = [] if loader is None else self._replay(batches)
+            drawn = getattr(self.replay, "batches", self.replay)
+            losses = [] if loader is None else self._training.on(drawn(self.model, batches))
         with self._timed(seconds, "evaluate_replay"):
-            changed = losses or any(grown.values())
+            changed = losses or any(grown.values()) or recover is not None
             after_replay = evaluate(self.model) if evaluate and changed else after_cut
 
         self.cycles += 1
@@ -250,8 +253,37 @@ class RuntimeRefinement:
             replay_loss=float(torch.stack(losses).mean()) if losses else None,
             accuracy_after_cut=after_cut,
             accuracy_after_replay=after_replay,
+            memory_examples=getattr(self.replay, "examples", 0),
+            memory_bytes=getattr(self.replay, "bytes", 0),
+            cache_bytes=self.cache.bytes if self.cache else 0,
             seconds=seconds,
         )
+
+    def restore(
+        self,
+        cycles: Iterable[int] | None = None,
+        *,
+        names: Iterable[str] | None = None,
+        share: float = 1.0,
+    ) -> dict[str, int]:
+        """Lets weights live again with the values that they were cut with; how many of each tensor.
+
+        cycles: those cut by these cycles, counted from 1; by default by any. names: globs of
+        tensors' names. share: so much of them, the greatest first. ValueError without a cache, or
+        for what it does not hold.
+        """
+        if self.cache is None:
+            raise ValueError("nothing that was cut is kept; give the refinement a cache")
+        marked, values = self.cache.restorable(self.masks, cycles, names, share)
+        self.masks.grow_(marked, values)
+        return {name: int(coming.sum()) for name, coming in marked.items()}
+
+    def end_task(self, loader: Iterable[Batch]) -> None:
+        """To be called where a stream of data moves on to another task: the replay's memory keeps
+        of ``loader``, the task's data, what it has room for."""
+        if hasattr(self.replay, "begin_task"):
+            self.replay.keep(self.model, OnDevice(loader, self.device))
+            self.replay.begin_task()
 
     def sparsify(self, sparsity: float, allocation: Callable[..., dict[str, int]] = erk) -> None:
         """Cuts weights by lot until ``sparsity`` of the prunable ones are cut, as dynamic sparse
@@ -280,6 +312,8 @@ class RuntimeRefinement:
             "importance": self.importance.state_dict() if remembers else {},
             "regrowth": self.regrowth.state_dict(),
             "reference": vars(self.reference) if self.reference and self._own_reference else {},
+            "distillation": self.distillation.state_dict(),
+            "cache": self.cache.state_dict() if self.cache else {},
             "free": self._watch.free,
             "only_epochs": self._only_epochs,
         }
@@ -292,6 +326,9 @@ class RuntimeRefinement:
         self.regrowth.load_state_dict(state["regrowth"])
         if state["reference"]:
             self.reference = Reference(**state["reference"])
+        self.distillation.load_state_dict(state["distillation"], self.model)
+        if self.cache:
+            self.cache.load_state_dict(state["cache"])
         self._watch.train_only_(state["free"])
         self._only_epochs = state["only_epochs"]
 
@@ -306,40 +343,21 @@ class RuntimeRefinement:
         def reward(regrown: Regrown) -> float:
             if validate is None:
                 raise ValueError("a controller needs validate, for accuracy on validation data")
-            rate = self._optimizers()[0].param_groups[0]["lr"]
+            rate = self._training.optimizers()[0].param_groups[0]["lr"]
             return validate(
                 trial(self.model, self.masks, regrown, samples, self.loss, self.trial_steps, rate)
             )
 
+        reference = self.reference
+        if self._by_cache and self.regrowth.by_reference:
+            reference = self.cache.reference(self.model, self.masks)
         regrown = self.regrowth.regrow_(
-            self.model, self.masks, samples, self.reference, self.loss, reward, count
+            self.model, self.masks, samples, reference, self.loss, reward, count
         )
         if regrown.marked and self.regrowth.only_epochs:
             self._watch.train_only_(regrown.marked)
             self._only_epochs = self.regrowth.only_epochs
         return regrown.counts
-
-    def _replay(self, batches: OnDevice) -> list[Tensor]:
-        losses = []
-        for inputs, targets in self.replay(self.model, batches):
-            with in_mode(self.model, training=True):
-                losses.append((self.step or self._step)(inputs, targets).detach())
-        return losses
-
-    def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        def loss() -> Tensor:
-            self.model.zero_grad()
-            value = self.loss(self.model(inputs), targets)
-            value.backward()
-            return value
-
-        optimizers = self._optimizers()
-        value = loss()
-        for optimizer in optimizers:
-            optimizer.step(loss) if needs_closure(optimizer) else optimizer.step()
-        for trained in (self.model, *optimizers):  # leave no gradient to the user's next step
-            trained.zero_grad()
-        return value
 
     @contextmanager
     def _timed(self, seconds: dict[str, float], step: str) -> Iterator[None]:
@@ -349,10 +367,14 @@ class RuntimeRefinement:
             torch.cuda.synchronize(self.device)
         seconds[step] = time.perf_counter() - start
 
-    def _optimizers(self) -> list[Optimizer]:
-        if self._optimizer is not None:
-            return [self._optimizer]
-        if not self._watch.trainers():
-            self._first = fallback(list(self.model.parameters()))
-            return [self._first]
-        return self._watch.trainers()
+
+def _watcher(distillation: Distillation, model: nn.Module) -> Callable[..., None]:
+    """Shows the teacher the network before every step; holds the network weakly, as the optimizers'
+    watch, which the network keeps alive, holds this."""
+    watched = weakref.ref(model)
+
+    def observe(weights: object, scale: object) -> None:
+        if (network := watched()) is not None:
+            distillation.teacher.observe(network)
+
+    return observe

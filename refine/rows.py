@@ -9,6 +9,7 @@ from dataclasses import dataclass
 EPOCHS_FILE, CYCLES_FILE, EPISODES_FILE = "metrics.csv", "cycles.csv", "controller.csv"
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 LOG_FILE, FIGURE_FILE, LOCK_FILE = "run.log", "refinement.png", ".lock"
+CACHE_DIRECTORY = "cache"
 CHECKPOINT_FILES = ("checkpoint.pt", "checkpoint.before.pt")  # the latest, the one before it
 
 
@@ -30,6 +31,10 @@ class EpochRow:
     epoch_seconds: float  # training and evaluation
     validation_loss: float | None = None  # columns that are there with a validation split only
     validation_accuracy: float | None = None
+    task: int | None = None  # columns of a stream of tasks only: which one, from 1
+    average_accuracy: float | None = None  # over the tasks so far, on the test images
+    forgetting: float | None = None  # what the earlier ones have lost since, on average
+    task_accuracies: str | None = None  # JSON: one for each task so far
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,9 @@ class CycleRow:
     grown_weights: int = 0
     grown_by_tensor: str = "{}"
     regrowth_seconds: float = 0.0
+    memory_examples: int = 0  # what the replay's memory holds
+    memory_bytes: int = 0
+    cache_bytes: int = 0  # of what all cycles cut, as it is kept
 
 
 @dataclass(frozen=True)

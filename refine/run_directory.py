@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, fields
@@ -27,6 +28,7 @@ import refine
 from refine.errors import SettingError
 from refine.files import append_text, write_text
 from refine.rows import (
+    CACHE_DIRECTORY,
     CHECKPOINT_FILES,
     CONFIG_FILE,
     CYCLES_FILE,
@@ -126,7 +128,8 @@ class RunDirectory:
     def begin_again(self, rows: list[Row]) -> None:
         """Makes the tables hold ``rows`` and no others, and the run one that has not ended."""
         (self.path / SUMMARY_FILE).unlink(missing_ok=True)
-        for part in self.path.glob(".*.part"):  # of a process that was killed while writing
+        # of a process that was killed while writing
+        for part in (*self.path.glob(".*.part"), *self.path.glob(f"{CACHE_DIRECTORY}/.*.part")):
             part.unlink()
         for kind, name in TABLES.items():
             own = [row for row in rows if isinstance(row, kind)]
@@ -144,7 +147,7 @@ class RunDirectory:
         values = asdict(row)
         first = type(row) not in self._columns
         if first:  # optional columns are there if the first row has them
-            optional = {entry.name for entry in fields(row) if entry.name.startswith("validation_")}
+            optional = {entry.name for entry in fields(row) if entry.default is None}
             self._columns[type(row)] = [
                 name for name in values if name not in optional or values[name] is not None
             ]
@@ -165,6 +168,7 @@ class RunDirectory:
         """Removes the run's files and the directories that were made for it."""
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / CACHE_DIRECTORY, ignore_errors=True)
         for directory in self._made:
             try:
                 directory.rmdir()

@@ -6,108 +6,54 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.lr_scheduler import LRScheduler
 
 from refine.batches import Batch
-from refine.datasets.images import Loader
+from refine.cycle_report import CycleReport
 from refine.datasets.prepare import Data
-from refine.device import Precision
+from refine.datasets.tasks import Course
 from refine.errors import TrainingError
-from refine.evaluation.accuracy import accuracy
+from refine.evaluation.forgetting import average_accuracy, forgetting
+from refine.learning_rate import LearningRate
+from refine.measuring import Measuring
+from refine.phases import Schedule, steps_until_next
+from refine.position import Position
 from refine.randomness import random_state, set_random_state
-from refine.refinement import CycleReport, RuntimeRefinement
+from refine.recovery import WeightRewind
+from refine.refinement import RuntimeRefinement
 from refine.rows import CycleRow, EpochRow
+from refine.stepper import Stepper
 
 ADVICE = "a lower trainer.optimizer.lr or trainer.precision=fp32 may help"
 CHECK_EVERY = 50  # steps between looks at the losses: a look waits for the GPU
 
 
-class Schedule(Protocol):
-    """What refine/schedule.py offers."""
-
-    by: str  # "epoch" or "step"
-    grows: bool  # says itself when weights grow back
-
-    def due(self, at: int, surviving: int) -> float | None:
-        """The share of the ``surviving`` weights to cut after the epoch or step, if any."""
-
-
-@dataclass
-class Stepper:
-    """One training step: of an epoch and of a replay alike, but that only epochs move the rate."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    precision: Precision
-    label_smoothing: float = 0.0
-
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Trains on a batch; its mean loss and the number of right answers, on the device."""
-        with self.precision.autocast():
-            logits = self.model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        self.optimizer.zero_grad()
-        self.precision.backward(loss)
-        self.precision.step(self.optimizer)
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
-
-
-@dataclass
-class Position:
-    """Where training is, between two steps: ``train`` moves it, and goes on from where it is.
-
-    epoch: epochs measured, the last with ``test_accuracy``; cycled: no cycle is left to do after
-    it; best_validation: the greatest validation accuracy so far. step: steps done of the next
-    epoch on ``seen`` images, which gave ``losses`` and ``right`` and took ``seconds``, the last at
-    ``rate``; order: the state of the images' generator as that epoch began, random: that of the
-    process's own generators. in_cycle: the network is being cut or replayed; only then it cannot go
-    on from here.
-    """
-
-    epoch: int = 0
-    test_accuracy: float | None = None
-    best_validation: float | None = None
-    cycled: bool = False
-    step: int = 0
-    seen: int = 0
-    rate: float = 0.0
-    losses: list[Tensor] = field(default_factory=list)
-    right: list[Tensor] = field(default_factory=list)
-    seconds: float = 0.0
-    order: Tensor | None = None
-    random: dict | None = None
-    in_cycle: bool = False
-
-
 def train(
     model: nn.Module,
-    data: Data,
+    course: Course,
     *,
     stepper: Stepper,
-    lr_scheduler: LRScheduler,
-    scheduler_per: str,
+    learning_rate: LearningRate,
     refinement: RuntimeRefinement,
     schedule: Schedule,
-    epochs: int,
     batch_size: int,
     generator: torch.Generator,
-    scoring: Callable[[int], Iterable[Batch]],
+    scoring: Callable[[Data, int], Iterable[Batch]],
+    rewind: WeightRewind | None = None,
+    recovery_epochs: int | None = None,
     tolerance: float | None = None,
     position: Position | None = None,
     on_step: Callable[[int, int], None] = lambda step, steps: None,
 ) -> Iterator[EpochRow | CycleRow]:
-    """Trains ``model`` and yields what was measured: an EpochRow after each epoch and, where
-    ``schedule`` has a cycle due, a CycleRow after it.
+    """Trains ``model`` and yields what was measured: an EpochRow after each epoch of the course
+    and, where ``schedule`` has a cycle due, a CycleRow after it.
 
-    scheduler_per: "batch" or "epoch", how often ``lr_scheduler`` is stepped; replay never does.
     generator: order and augmentation of the training images.
-    scoring: the batches on which the cycle of that number scores weights.
+    scoring: the batches of a task on which the cycle of that number scores weights.
+    rewind: takes the weights back after each cut. recovery_epochs: how long a recovery takes; by
+        default until the next cycle.
     tolerance: how far below its best so far a cut may bring the validation accuracy.
     position: where to begin, with ``model`` and the others as they were there; moved on.
     on_step: told the step of the epoch and their number, for a progress bar; may raise Stop.
@@ -115,44 +61,63 @@ def train(
     TrainingError, with epoch and step, when a loss is no longer finite.
     """
     at = position or Position()
-    loader = data.training(batch_size, generator)
-    plain, test = data.plain(data.train), data.plain(data.test)
-    validation = data.validation and data.plain(data.validation)
+    measuring = Measuring(stepper.precision.autocast)
 
-    def score(batches: Loader, network: nn.Module = model):
-        return accuracy(network, batches, stepper.precision.autocast)
+    def so_far() -> list[Data]:
+        return course.tasks[: at.task + 1]
+
+    def validated(network: nn.Module = model) -> float:
+        return measuring.validation(network, so_far()).accuracy
+
+    def recover() -> None:
+        if rewind:
+            rewind.rewind_()
+        surviving = refinement.masks.surviving
+        steps = steps_until_next(schedule, course, batch_size, at.epoch, at.step, surviving)
+        if recovery_epochs is not None:
+            steps = recovery_epochs * course.steps(min(at.epoch + 1, course.epochs), batch_size)
+        learning_rate.recovery.restart(max(1, steps))
 
     def cycle(ratio: float) -> Iterator[CycleRow]:
-        by_epoch = at.step == 0
+        by_epoch, task = at.step == 0, so_far()[-1]
         if by_epoch and at.test_accuracy is None:  # before the first epoch
-            at.test_accuracy = score(test).accuracy
+            at.test_accuracy = measuring.test(model, so_far()).accuracy
         if tolerance is not None and at.best_validation is None:
-            at.best_validation = score(validation).accuracy
+            at.best_validation = validated()
         at.in_cycle = True
         try:
             report = refinement.refinement_cycle(
-                plain,
+                task.plain(task.train),
                 ratio,
-                evaluate=(lambda _: score(test).accuracy) if by_epoch else None,
-                scoring=scoring(refinement.cycles + 1),
-                validate=validation and (lambda network: score(validation, network).accuracy),
+                evaluate=(lambda _: measuring.test(model, so_far()).accuracy) if by_epoch else None,
+                scoring=scoring(task, refinement.cycles + 1),
+                validate=task.validation and validated,
                 regrow=not schedule.grows,
                 floor=None if tolerance is None else at.best_validation - tolerance,
+                recover=recover if learning_rate.recovery.curve or rewind else None,
             )
         except Exception as error:  # also what a user's own importance raises
             where = f"epoch {at.epoch}" + ("" if by_epoch else f", step {at.step}")
             raise TrainingError(f"the cycle after {where} failed: {error}") from error
         at.in_cycle, at.cycled = False, by_epoch
-        yield _cycle_row(report, at, at.epoch * len(loader) + at.step)
+        steps = course.steps_before(at.epoch + 1, batch_size) + at.step
+        yield _cycle_row(report, at, steps)
 
     def after_epoch() -> Iterator[CycleRow]:
+        if rewind:
+            rewind.note(at.epoch)
         if cycle_follows(at, schedule, refinement):
             yield from cycle(schedule.due(at.epoch, refinement.masks.surviving))
         at.cycled = True
 
     yield from after_epoch()
-    for epoch in range(at.epoch + 1, epochs + 1):
+    for epoch in range(at.epoch + 1, course.epochs + 1):
         start = time.perf_counter() - at.seconds
+        if course.task(epoch) != at.task:
+            refinement.end_task(so_far()[-1].plain(so_far()[-1].train))
+            at.task = course.task(epoch)
+        loader = so_far()[-1].training(batch_size, generator)
+        steps_before = course.steps_before(epoch, batch_size)
         if at.order is None:
             at.order, at.random = generator.get_state(), random_state()
             refinement.begin_epoch()
@@ -171,14 +136,12 @@ def train(
             at.right.append(correct)
             at.seen += len(labels)
             at.rate = stepper.optimizer.param_groups[0]["lr"]
-            if scheduler_per == "batch":
-                lr_scheduler.step()
+            learning_rate.after_step()
             if step % CHECK_EVERY == 0 or step == len(loader):
                 _check(at.losses, epoch)
             at.step = step
             if schedule.by == "step":
-                done = (epoch - 1) * len(loader) + step
-                ratio = schedule.due(done, refinement.masks.surviving)
+                ratio = schedule.due(steps_before + step, refinement.masks.surviving)
                 if ratio is not None:
                     yield from cycle(ratio)
                     model.train()
@@ -186,16 +149,23 @@ def train(
             on_step(step, len(loader))
         if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
             raise TrainingError(f"the weights are no longer finite after epoch {epoch}; {ADVICE}")
-        if scheduler_per == "epoch":
-            lr_scheduler.step()
+        learning_rate.after_epoch()
 
-        tested, validated = score(test), validation and score(validation)
+        measured = measuring.all(model, so_far())
+        validation, stream = measured.validation, {}
+        if len(course.tasks) > 1:
+            stream = {
+                "task": at.task + 1,
+                "average_accuracy": average_accuracy(measured.by_task),
+                "forgetting": forgetting(measured.by_task, at.ended),
+                "task_accuracies": json.dumps(measured.by_task),
+            }
         row = EpochRow(
             epoch=epoch,
             train_loss=float(torch.stack(at.losses).mean()),
             train_accuracy=int(torch.stack(at.right).sum()) / at.seen,
-            test_loss=tested.loss,
-            test_accuracy=tested.accuracy,
+            test_loss=measured.test.loss,
+            test_accuracy=measured.test.accuracy,
             sparsity=refinement.sparsity,
             prunable_sparsity=refinement.prunable_sparsity,
             active_parameters=refinement.active_parameters,
@@ -203,11 +173,14 @@ def train(
             learning_rate=at.rate,
             cycles=refinement.cycles,
             epoch_seconds=time.perf_counter() - start,
-            validation_loss=validated.loss if validated else None,
-            validation_accuracy=validated.accuracy if validated else None,
+            validation_loss=validation.loss if validation else None,
+            validation_accuracy=validation.accuracy if validation else None,
+            **stream,
         )
-        best = max(at.best_validation or 0.0, validated.accuracy) if validated else None
-        vars(at).update(vars(Position(epoch, tested.accuracy, best)))
+        best = max(at.best_validation or 0.0, validation.accuracy) if validation else None
+        ended = [*at.ended, measured.by_task] if course.ends(epoch) else at.ended
+        next_at = Position(epoch, measured.test.accuracy, best, task=at.task, ended=ended)
+        vars(at).update(vars(next_at))
         yield row
         yield from after_epoch()
 
@@ -244,6 +217,9 @@ def _cycle_row(report: CycleReport, at: Position, step: int) -> CycleRow:
         grown_weights=sum(report.grown.values()),
         grown_by_tensor=json.dumps(report.grown),
         regrowth_seconds=report.seconds["regrowth"],
+        memory_examples=report.memory_examples,
+        memory_bytes=report.memory_bytes,
+        cache_bytes=report.cache_bytes,
     )
 
 

@@ -14,6 +14,7 @@ MAY_IMPORT = {
         "composition", "config", "device", "experiment", "help", "report", "resume",
         "run_directory", "signals", "sweep",
     },
+    "restore": {"cache", "checkpoint", "report"},
     "help": {"config"},
     "composition": {"config"},
     "experiment": {
@@ -21,17 +22,34 @@ MAY_IMPORT = {
         "run_directory", "signals", "tracking", "trainer",
     },
     "assembly": {
-        "build", "checkpoint", "datasets", "device", "evaluation", "masks", "optimizer_watch",
-        "pruning", "randomness", "refinement", "replay", "schedule", "trainer",
+        "batches", "build", "cache", "checkpoint", "datasets", "device", "distillation",
+        "evaluation", "learning_rate", "masks", "optimizer_watch", "phases", "position", "pruning",
+        "randomness", "recovery", "refinement", "replay", "schedule", "stepper",
     },
     "tracking": {"build", "config"},
-    "checkpoint": {"randomness", "refinement", "replay", "trainer"},
-    "trainer": {"batches", "datasets", "device", "evaluation", "randomness", "refinement"},
-    "refinement": {"batches", "evaluation", "masks", "optimizer_watch", "pruning", "replay"},
+    "checkpoint": {
+        "learning_rate", "position", "randomness", "recovery", "refinement", "stepper",
+    },
+    "trainer": {
+        "batches", "cycle_report", "datasets", "evaluation", "learning_rate", "measuring",
+        "phases", "position", "randomness", "recovery", "refinement", "stepper",
+    },
+    "refinement": {
+        "batches", "cache", "cycle_report", "distillation", "masks", "optimizer_watch", "pruning",
+        "replay", "replay_training",
+    },
+    "replay_training": {"batches", "distillation", "evaluation", "optimizer_watch", "replay"},
+    "learning_rate": {"recovery"},
+    "stepper": {"device", "distillation"},
+    "measuring": {"datasets", "evaluation"},
+    "phases": {"datasets"},
+    "recovery": {"masks"},
+    "distillation": {"evaluation"},
+    "cache": {"masks", "pruning"},
     "optimizer_watch": {"freeze", "masks"},
     # Scoring leaves the network's modes and the random generators as they were.
     "pruning": {"channels", "evaluation", "masks", "randomness", "ranking"},
-    "replay": {"batches", "evaluation"},
+    "replay": {"batches", "evaluation", "randomness"},
     "batches": {"randomness"},
     "datasets": {"build"},
     "run_directory": set(),
@@ -50,6 +68,8 @@ MAY_IMPORT = {
     "schedule": set(),
     "channels": set(),
     "combinations": set(),
+    "cycle_report": set(),
+    "position": set(),
     "ranking": set(),
     "signals": set(),
     "errors": set(),
@@ -59,7 +79,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 TORCHLESS = (
     "cli", "combinations", "composition", "config", "help", "resume", "signals", "sweep",
-    "errors", "files", "names", "rows", "report", "study",
+    "errors", "files", "names", "restore", "rows", "report", "study",
 )  # fmt: skip
 # The command line, what overrides mean, and a study's values, which are of the same grammar.
 KNOW_HYDRA = {HOME / "cli.py", HOME / "composition.py", HOME / "study" / "space.py"}

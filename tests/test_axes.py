@@ -9,7 +9,8 @@ import torch
 from conftest import SMALL
 from torch import nn
 
-from refine import build, combinations, config
+from refine import build, combinations
+from refine.config import answers
 from refine.errors import SettingError
 from refine.pruning import allocation, granularity, importance, initial_value
 from refine.pruning import regrowth_allocation as shares
@@ -56,8 +57,8 @@ def functions(module):
     return build.public_functions(module)
 
 
-@pytest.mark.parametrize("unit", config.GRANULARITIES)
-@pytest.mark.parametrize("rule", config.ALLOCATIONS)
+@pytest.mark.parametrize("unit", answers.GRANULARITIES)
+@pytest.mark.parametrize("rule", answers.ALLOCATIONS)
 def test_every_importance_goes_with_every_allocation_and_granularity(rule, unit):
     for name, score in functions(importance).items():
         try:
@@ -99,8 +100,8 @@ def test_what_does_not_combine_is_refused_with_the_reason():
         combinations.check("similarity", "layerwise", "weight")
 
 
-@pytest.mark.parametrize("rule", config.REGROWTH_ALLOCATIONS)
-@pytest.mark.parametrize("which", [name for name in config.REGROWTHS if name != "none"])
+@pytest.mark.parametrize("rule", answers.REGROWTH_ALLOCATIONS)
+@pytest.mark.parametrize("which", [name for name in answers.REGROWTHS if name != "none"])
 def test_every_regrowth_score_goes_with_every_allocation_and_initial_value(which, rule):
     for initial, start in functions(initial_value).items():
         model, batches = network(), data()
@@ -245,11 +246,11 @@ def test_it_goes_on_after_a_stop(run, changes, monkeypatch):
     whole = run(*settings, name="whole")
     step, taken = Stepper.__call__, []
 
-    def counting(self, images, labels):
+    def counting(self, *batch):
         taken.append(1)
         if len(taken) == 13:
             signal.raise_signal(signal.SIGTERM)
-        return step(self, images, labels)
+        return step(self, *batch)
 
     monkeypatch.setattr(Stepper, "__call__", counting)
     with pytest.raises(Stop):

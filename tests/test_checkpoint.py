@@ -39,11 +39,11 @@ def stopped_at(run, monkeypatch):
         taken = []
         step = Stepper.__call__
 
-        def counting(self, images, labels):
+        def counting(self, *batch):
             taken.append(1)
             if len(taken) == number:
                 signal.raise_signal(number_of)
-            return step(self, images, labels)
+            return step(self, *batch)
 
         monkeypatch.setattr(Stepper, "__call__", counting)
         try:
@@ -163,11 +163,11 @@ def test_stopped_again_and_again(run, stopped_at, gone_on, command, monkeypatch)
     for number in (3, 2, 5):  # steps after each start
         taken = []
 
-        def counting(self, images, labels, taken=taken, number=number):
+        def counting(self, *batch, taken=taken, number=number):
             taken.append(1)
             if len(taken) == number:
                 signal.raise_signal(signal.SIGUSR1)
-            return step(self, images, labels)
+            return step(self, *batch)
 
         monkeypatch.setattr(Stepper, "__call__", counting)
         done = command("resume=stopped")
@@ -198,12 +198,12 @@ def test_ctrl_c_saves_too_and_ctrl_c_twice_stops_at_once(run, stopped_at, gone_o
     step = Stepper.__call__
     taken = []
 
-    def twice(self, images, labels):
+    def twice(self, *batch):
         taken.append(1)
         if len(taken) == 7:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
-        return step(self, images, labels)
+        return step(self, *batch)
 
     monkeypatch.setattr(Stepper, "__call__", twice)
     with pytest.raises(KeyboardInterrupt):

@@ -30,6 +30,7 @@ ASIDE = {
     "schedule=cyclic": ["regrowth=random", "schedule.period=2", "trainer.epochs=3"],
     "schedule=geometric": ["pruner.ratio=0.95"],
     "schedule=list": ["schedule.at=[1]", "schedule.sparsities=[0.5]"],
+    "dataset=split": ["trainer.epochs=5"],
     "experiment=regrowth_vgg16": ["regrowth.source=null"],
 }
 
@@ -49,6 +50,9 @@ def test_every_file_of_the_configuration_runs(option, run, folder_of_digits, tmp
     if option.startswith("experiment="):
         held_out = 10 if option.endswith(("small", "vgg16")) else 0
         overrides += [f"dataset.validation_size={held_out}"]
+    if option == "distillation=dense":
+        teacher = run(*overrides[1:], "save_model=true", name="teacher")
+        overrides += [f"distillation.source={teacher.directory}"]
     done = run(*overrides, *ASIDE.get(option, ()))
     assert done.summary["status"] == "finished"
     assert done.summary["epochs"] == len([r for r in done.display.rows if isinstance(r, EpochRow)])
@@ -81,7 +85,8 @@ def test_what_a_run_leaves(run):
         "model.safetensors", "refinement.png", "checkpoint.pt",
     }  # fmt: skip
     epochs = pd.read_csv(done.directory / "metrics.csv")
-    assert list(epochs) == [entry.name for entry in dataclasses.fields(EpochRow)]
+    own = [entry.name for entry in dataclasses.fields(EpochRow)]
+    assert list(epochs) == own[: own.index("task")]
     assert epochs["epoch"].tolist() == [1, 2, 3]
     assert epochs["cycles"].tolist() == [0, 1, 2]
     assert epochs["active_parameters"].tolist() == [582_346, 495_085, 420_914]
@@ -214,7 +219,7 @@ def test_a_run_stopped_inside_a_cycle_tells_of_the_network_as_it_is(run, tmp_pat
     def interrupted(self, batches):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("refine.refinement.RuntimeRefinement._replay", interrupted)
+    monkeypatch.setattr("refine.replay_training.ReplayTraining.on", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(*SMALL, "save_model=true")
     from safetensors.torch import load_file
@@ -297,6 +302,10 @@ def test_the_papers_setting_is_the_papers():
     assert chosen["dataset"]["subset_size"] == 10_000
     assert (chosen["trainer"]["epochs"], chosen["schedule"]["interval"]) == (20, 5)
     assert (chosen["pruner"]["ratio"], chosen["pruner"]["allocation"]) == (0.15, "layerwise")
-    assert chosen["replay"] | {"selection": "high_loss"} == {
-        "selection": "high_loss", "buffer_size": 1000, "steps": 30, "batch_size": 128,
+    replay = {
+        "selection": "high_loss", "storage": "highest", "sampling": "shuffled",
+        "buffer_size": 1000, "steps": 30, "batch_size": 128,
     }  # fmt: skip
+    assert chosen["replay"] | replay == chosen["replay"]
+    apart = ("distillation.teacher", "recovery.curve", "cache.kind", "dataset.split")
+    assert [OmegaConf.select(config, name) for name in apart] == ["none"] * 4

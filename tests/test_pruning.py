@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from refine import build, config
+from refine import build
+from refine.config import answers
 from refine.masks import Masks
 from refine.pruning import allocation, importance
 
@@ -23,10 +24,12 @@ def test_random_follows_the_seed_and_none_cuts_nothing():
 @pytest.mark.parametrize(
     ("choices", "module"),
     [
-        (config.IMPORTANCES, "refine.pruning.importance"),
-        (config.ALLOCATIONS, "refine.pruning.allocation"),
-        (config.SELECTIONS, "refine.replay"),
-        (config.AUGMENTATIONS, "refine.datasets.augmentation"),
+        (answers.IMPORTANCES, "refine.pruning.importance"),
+        (answers.ALLOCATIONS, "refine.pruning.allocation"),
+        (answers.SELECTIONS, "refine.replay.priority"),
+        (answers.SAMPLINGS, "refine.replay.sampling"),
+        (answers.SPLITS, "refine.datasets.tasks"),
+        (answers.AUGMENTATIONS, "refine.datasets.augmentation"),
     ],
 )
 def test_every_function_has_its_line_of_help_and_every_line_its_function(choices, module):

@@ -4,8 +4,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from refine import config
-from refine.config import GROUPS, config_directory
+from refine.config import GROUPS, answers, config_directory
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LOOP, IMPORTANCE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -55,7 +54,7 @@ def test_every_option_is_named(group):
     ],
 )
 def test_every_answer_has_its_line(choices):
-    for name, meaning in getattr(config, choices).items():
+    for name, meaning in getattr(answers, choices).items():
         assert f"\n- `{name}`: {meaning}\n" in README
 
 

@@ -321,12 +321,12 @@ def test_the_loss_ranks_the_replay():
         targets = model(inputs) + torch.arange(40.0)[:, None]
     seen = []
 
-    def step(batch, wanted):
-        seen.append(batch)
-        return F.mse_loss(model(batch), wanted)
+    def step(batch):
+        seen.append(batch.inputs)
+        return F.mse_loss(model(batch.inputs), batch.targets)
 
     refinement = RuntimeRefinement(model, loss=F.mse_loss, step=step)
-    refinement.replay.__self__.buffer_size, refinement.replay.__self__.steps = 5, 1
+    refinement.replay.buffer_size, refinement.replay.steps = 5, 1
     refinement.downscale_factor = 1
     refinement.refinement_cycle([(inputs, targets)], prune_ratio=0)
     assert sorted(map(tuple, seen[0].tolist())) == sorted(map(tuple, inputs[-5:].tolist()))
@@ -369,7 +369,7 @@ def test_a_closure_optimizer_trains_and_replays():
 
 def test_each_refinement_has_a_replay_of_its_own():
     first, second = RuntimeRefinement(network()), RuntimeRefinement(network())
-    assert first.replay.__self__ is not second.replay.__self__
+    assert first.replay is not second.replay
 
 
 def test_a_cut_model_may_move_and_be_loaded_again():

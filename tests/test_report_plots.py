@@ -1,9 +1,11 @@
 """Is every picture drawn, and right?"""
 
+import json
 import statistics
 import struct
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from recorded import BELOW_THE_END, grouped, record
@@ -11,6 +13,7 @@ from recorded import BELOW_THE_END, grouped, record
 from refine.errors import ReportError
 from refine.report import plots
 from refine.report.cli import main
+from refine.report.figure import draw_run, four_panels
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -124,3 +127,80 @@ def test_panels_are_drawn_in_each_run_even_if_unfinished(tmp_path, capsys):
     assert all(size(path) == (1400, 1000) for path in drawn)
     assert error == f"left out: {tmp_path / 'c'}: metrics.csv has no rows\n"
     assert main([str(tmp_path / "c"), "--plot", "panels"]) == 1
+
+
+def stream(directory: Path, tasks: int, forgotten: float = 0.25) -> Path:
+    """A run of two epochs a task, in which the tasks before the latest lose ``forgotten``."""
+    run = record(directory, 0.7)
+    rows = []
+    for epoch in range(1, 2 * tasks + 1):
+        seen = (epoch + 1) // 2
+        accuracies = [0.9 - forgotten] * (seen - 1) + [0.9]
+        rows.append(
+            {"epoch": epoch, "train_loss": 0.5, "train_accuracy": 0.9, "test_accuracy": 0.8}
+            | {"sparsity": 0.0, "prunable_sparsity": 0.0, "cycles": 0, "task": seen}
+            | {"average_accuracy": statistics.fmean(accuracies)}
+            | {"forgetting": forgotten if seen > 1 else 0.0}
+            | {"task_accuracies": json.dumps(accuracies)}
+        )
+    pd.DataFrame(rows).to_csv(run / "metrics.csv", index=False)
+    return run
+
+
+def panels(run: Path) -> dict:
+    return {axes.get_title(): axes for axes in four_panels(pd.read_csv(run / "metrics.csv")).axes}
+
+
+def test_a_stream_of_tasks_has_two_panels_more(tmp_path):
+    run = stream(tmp_path / "run", tasks=3)
+    alone = panels(record(tmp_path / "alone", 0.7))
+    assert set(panels(run)) - set(alone) == {"Accuracy by task", "Average accuracy and forgetting"}
+    assert len(alone) == 4
+    assert size(draw_run(run)) == (2100, 1000)
+
+
+def test_each_task_has_a_line_from_its_first_epoch_on(tmp_path):
+    axes = panels(stream(tmp_path / "run", tasks=3))["Accuracy by task"]
+    assert [list(line.get_xdata()) for line in axes.lines] == [
+        [*range(1, 7)],
+        [*range(3, 7)],
+        [5, 6],
+    ]
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([90, 90, 65, 65, 65, 65])
+    assert list(axes.lines[2].get_ydata()) == pytest.approx([90, 90])
+    (changes,) = axes.collections
+    assert [segment[0, 0] for segment in changes.get_segments()] == [2.5, 4.5]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["1", "2", "3"]
+
+
+def test_average_accuracy_and_forgetting_are_percentages(tmp_path):
+    run = stream(tmp_path / "run", tasks=2, forgotten=-0.06)
+    axes = panels(run)["Average accuracy and forgetting"]
+    average, forgotten = axes.lines
+    assert list(average.get_ydata()) == pytest.approx([90, 90, 93, 93])
+    assert list(forgotten.get_ydata()) == pytest.approx([0, 0, -6, -6])
+    assert axes.get_ylim()[0] < -6
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["average accuracy", "forgetting", "next task"]
+
+
+@pytest.mark.parametrize("tasks", [1, 5, 6, 50])
+def test_many_tasks_are_told_apart(tmp_path, tasks):
+    run = stream(tmp_path / "run", tasks)
+    found = panels(run)
+    lines = found["Accuracy by task"].lines
+    assert len({to_hex(line.get_color()) for line in lines}) == len(lines) == tasks
+    assert ("" in found) == (tasks > 5)  # the colour bar
+    assert size(draw_run(run)) == (2100, 1000)
+
+
+def test_legends_of_a_stream_cover_nothing(tmp_path):
+    figure = four_panels(
+        pd.read_csv(stream(tmp_path / "run", tasks=5, forgotten=0.9) / "metrics.csv")
+    )
+    figure.canvas.draw()
+    for axes in figure.axes:
+        if axes.get_title() in ("Accuracy by task", "Average accuracy and forgetting"):
+            box = axes.get_legend().get_window_extent().transformed(axes.transData.inverted())
+            assert box.y0 >= 100
+            assert box.y1 <= axes.get_ylim()[1]

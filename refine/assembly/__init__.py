@@ -1,32 +1,53 @@
 """What does a configuration stand for, put together?"""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from refine.assembly.consolidation import build_cache, build_distillation, build_replay
 from refine.assembly.model import build_model
-from refine.assembly.refinement import begin_, build_refinement, build_replay
-from refine.assembly.training import build_schedule, build_training, check_schedule
+from refine.assembly.recovery import build_learning_rate, build_rewind
+from refine.assembly.refinement import begin_, build_refinement
+from refine.assembly.training import build_schedule, build_stepper, check_schedule
+from refine.build import function
 from refine.checkpoint import Parts
 from refine.datasets.images import Loader
 from refine.datasets.prepare import Data
+from refine.datasets.tasks import Course
 from refine.device import Precision
+from refine.errors import SettingError
+from refine.position import Position
 from refine.randomness import stream
+from refine.replay import Replayed
 from refine.rows import EpisodeRow
 from refine.schedule import Adaptive
-from refine.trainer import Position
 
-__all__ = ["assembled", "build_model"]
+__all__ = ["assembled", "build_course", "build_model"]
+
+
+def build_course(config: DictConfig, data: Data) -> Course:
+    """The tasks that ``dataset.split`` makes of the data, and when each is trained on."""
+    split = function("dataset.split", config.dataset.split, "refine.datasets.tasks")
+    try:
+        tasks = split(data, config.dataset.tasks, stream(config.seed, "tasks"))
+    except ValueError as error:
+        raise SettingError("dataset.tasks", str(error)) from None
+    try:
+        return Course(tasks, config.trainer.epochs)
+    except ValueError as error:
+        raise SettingError("trainer.epochs", str(error).removeprefix("trainer.epochs=")) from None
 
 
 def assembled(
     config: DictConfig,
     model: nn.Module,
-    data: Data,
+    course: Course,
     precision: Precision,
+    cache_directory: Path,
     check: Callable[[], None] = lambda: None,
     on_episode: Callable[[EpisodeRow], None] = lambda row: None,
     *,
@@ -35,47 +56,55 @@ def assembled(
     """What ``train`` is given, and what of it changes as it goes on. ``check`` is called after
     every step of a replay, ``on_episode`` after every trial of a controller; ``fresh`` is False
     where a checkpoint says what the network begins as."""
-    trainer = config.trainer
+    batch_size = config.trainer.batch_size
     generator = torch.Generator().manual_seed(config.seed)
-    steps = len(data.training(trainer.batch_size, generator))
-    stepper, lr_scheduler = build_training(config, model, steps, precision)
-    replay = build_replay(config.replay, config.seed, precision)
+    position = Position()
+    distillation = build_distillation(config.distillation, model)
+    stepper = build_stepper(config, model, precision, distillation)
 
-    def replay_step(images: Tensor, labels: Tensor) -> Tensor:
-        loss, _ = stepper(images, labels)
+    def replay_step(batch: Replayed) -> Tensor:
+        loss, _ = stepper(*batch)
         check()
         return loss
 
-    refinement = build_refinement(config, model, replay, stepper.optimizer, replay_step, on_episode)
-    schedule = build_schedule(config, refinement, steps)
+    refinement = build_refinement(
+        config,
+        model,
+        stepper.optimizer,
+        replay_step,
+        on_episode,
+        replay=build_replay(config, course, position, precision),
+        distillation=distillation,
+        cache=build_cache(config.cache, cache_directory),
+    )
+    schedule = build_schedule(config, refinement, course)
+    learning_rate = build_learning_rate(config, stepper.optimizer, schedule, course)
+    rewind = build_rewind(config, refinement, schedule, course)
     if fresh:
         begin_(config, refinement)
-        check_schedule(config, schedule, refinement, steps)
+        check_schedule(config, schedule, refinement, course)
 
-    def scoring(cycle: int) -> Loader:
+    def scoring(task: Data, cycle: int) -> Loader:
         seed = stream(config.seed, "scoring", cycle)
-        return data.sample(config.pruner.scoring_batches, trainer.batch_size, seed)
+        return task.sample(config.pruner.scoring_batches, batch_size, seed)
 
-    per = trainer.lr_scheduler.get("per", "epoch")
-    position = Position()
     return {
         "stepper": stepper,
-        "lr_scheduler": lr_scheduler,
-        "scheduler_per": per,
+        "learning_rate": learning_rate,
+        "rewind": rewind,
+        "recovery_epochs": config.recovery.epochs,
         "refinement": refinement,
         "schedule": schedule,
-        "epochs": trainer.epochs,
-        "batch_size": trainer.batch_size,
+        "batch_size": batch_size,
         "generator": generator,
         "scoring": scoring,
         "tolerance": schedule.tolerance if isinstance(schedule, Adaptive) else None,
         "position": position,
     }, Parts(
         stepper=stepper,
-        lr_scheduler=lr_scheduler,
-        lr_steps=lambda at: at.epoch * steps + at.step if per == "batch" else at.epoch,
+        learning_rate=learning_rate,
+        rewind=rewind,
         refinement=refinement,
-        replay=replay,
         generator=generator,
         position=position,
     )

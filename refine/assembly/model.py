@@ -38,16 +38,16 @@ def build_model(node: DictConfig, data: Data, device: torch.device) -> nn.Module
     return model
 
 
-def start_from_(path: str, model: nn.Module) -> None:
-    """Gives the network the parameters and buffers of a run's directory or .safetensors file."""
+def load_into_(setting: str, path: str, model: nn.Module) -> None:
+    """Gives ``model`` the parameters and buffers of a run's directory or .safetensors file."""
     file = _file(path)
     try:
         safetensors.torch.load_model(model, file)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise SettingError("start_from", f"is of another network: {reason:.200}") from error
+        raise SettingError(setting, f"is of another network: {reason:.200}") from error
     except (OSError, safetensors.SafetensorError) as error:
-        raise SettingError("start_from", f"cannot read {file}: {error}") from error
+        raise SettingError(setting, f"cannot read {file}: {error}") from error
 
 
 def tensors_of(setting: str, path: str) -> dict[str, Tensor]:

@@ -3,49 +3,37 @@
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from refine.assembly.model import start_from_, tensors_of
+from refine.assembly.model import load_into_, tensors_of
 from refine.build import function
-from refine.device import Precision
 from refine.errors import SettingError
 from refine.masks import prunable_names
 from refine.pruning.bounds import Bounded
 from refine.pruning.reference import Reference
 from refine.pruning.regrowth import Regrowth
 from refine.randomness import stream
-from refine.refinement import RuntimeRefinement
-from refine.replay import Replay
+from refine.refinement import FROM_CACHE, RuntimeRefinement
+from refine.replay import Replayed
 from refine.rows import EpisodeRow
 
 log = logging.getLogger("refine")
 
 
-def build_replay(node: DictConfig, seed: int, precision: Precision) -> Replay:
-    """The memory that a ``replay`` node describes."""
-    return Replay(
-        function("replay.selection", node.selection, "refine.replay"),
-        node.buffer_size,
-        node.steps,
-        node.batch_size,
-        seed=seed,
-        autocast=precision.autocast,
-    )
-
-
 def build_refinement(
     config: DictConfig,
     model: nn.Module,
-    replay: Replay,
     optimizer: Optimizer,
-    step: Callable[[Tensor, Tensor], Tensor],
+    step: Callable[[Replayed], Tensor],
     on_episode: Callable[[EpisodeRow], None],
+    **consolidation: Any,
 ) -> RuntimeRefinement:
-    """The refinement that ``pruner`` and ``regrowth`` describe; ``step`` is one step of its replay
-    with ``optimizer``."""
+    """The refinement that ``pruner`` and ``regrowth`` describe, with replay, distillation and
+    cache; ``step`` is one step of its replay with ``optimizer``."""
     pruner = config.pruner
     granularity = function("pruner.granularity", pruner.granularity, "refine.pruning.granularity")
     allocation = function("pruner.allocation", pruner.allocation, "refine.pruning.allocation")
@@ -63,10 +51,10 @@ def build_refinement(
             reference=_reference(config.regrowth.source, model),
             scoring_batches=pruner.scoring_batches,
             trial_steps=config.regrowth.controller.steps,
-            replay=replay.batches,
             downscale_factor=pruner.downscale_factor,
             optimizer=optimizer,
             step=step,
+            **consolidation,
         )
     except ValueError as error:
         raise SettingError("model", str(error)) from error
@@ -83,7 +71,7 @@ def begin_(config: DictConfig, refinement: RuntimeRefinement) -> None:
     """Makes the network what ``start_from`` and ``pruner.initial_sparsity`` say."""
     pruner, masks = config.pruner, refinement.masks
     if config.start_from is not None:
-        start_from_(config.start_from, refinement.model)
+        load_into_("start_from", config.start_from, refinement.model)
         masks.cut_({name: weight.detach() == 0 for name, weight in masks.weights().items()})
     if pruner.initial_sparsity:
         share = masks.prunable / refinement.total_parameters
@@ -133,9 +121,9 @@ def _prunable_share(model: nn.Module) -> float:
     return sum(sizes[name] for name in prunable_names(model)) / sum(sizes.values())
 
 
-def _reference(path: str | None, model: nn.Module) -> Reference | None:
-    if path is None:
-        return None
+def _reference(path: str | None, model: nn.Module) -> Reference | str | None:
+    if path in (None, FROM_CACHE):
+        return path
     tensors, weights = tensors_of("regrowth.source", path), dict(model.named_parameters())
     for name in prunable_names(model):
         if name not in tensors or tensors[name].shape != weights[name].shape:

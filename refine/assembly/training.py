@@ -3,26 +3,27 @@
 import logging
 from math import floor
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
-from refine.build import build, parameters_of
+from refine.build import build
+from refine.datasets.tasks import Course
 from refine.device import Precision
+from refine.distillation import Distillation
 from refine.errors import SettingError
 from refine.optimizer_watch import needs_closure
+from refine.phases import Schedule
 from refine.refinement import RuntimeRefinement
 from refine.schedule import Geometric, Never
-from refine.trainer import Schedule, Stepper
+from refine.stepper import Stepper
 
 log = logging.getLogger("refine")
 
 
-def build_training(
-    config: DictConfig, model: nn.Module, steps: int, precision: Precision
-) -> tuple[Stepper, torch.optim.lr_scheduler.LRScheduler]:
-    """The training step with its optimizer, and the learning rate's schedule over ``steps``
-    batches an epoch."""
+def build_stepper(
+    config: DictConfig, model: nn.Module, precision: Precision, distillation: Distillation
+) -> Stepper:
+    """The training step with its optimizer."""
     trainer = config.trainer
     chosen = {"foreach", "differentiable"} & set(trainer.optimizer)  # which rule fused steps out
     offered = {} if chosen else {"fused": True}
@@ -32,38 +33,33 @@ def build_training(
         raise SettingError(
             "trainer.optimizer", f"{trainer.optimizer._target_} needs a closure; choose another"
         )
-    node = OmegaConf.to_container(trainer.lr_scheduler, resolve=True)
-    per = node.pop("per", "epoch")
-    total = trainer.epochs * (steps if per == "batch" else 1)
-    node = {key: total if value == "total" else value for key, value in node.items()}
-    lr_scheduler = build("trainer.lr_scheduler", node, optimizer)
-    if "metrics" in parameters_of(lr_scheduler.step)[0]:
-        raise SettingError(
-            "trainer.lr_scheduler",
-            f"{node['_target_']} is steered by a metric; choose one that follows a fixed curve",
-        )
-    return Stepper(model, optimizer, precision, trainer.label_smoothing), lr_scheduler
+    return Stepper(model, optimizer, precision, trainer.label_smoothing, distillation)
 
 
-def build_schedule(config: DictConfig, refinement: RuntimeRefinement, steps: int) -> Schedule:
-    """The schedule of a run of ``steps`` batches an epoch."""
-    by_step = config.schedule.by == "step"
+def build_schedule(config: DictConfig, refinement: RuntimeRefinement, course: Course) -> Schedule:
+    """The schedule of a run."""
     given = {
         "ratio": config.pruner.ratio,
-        "length": config.trainer.epochs * (steps if by_step else 1),
+        "length": _length(config, course),
         "prunable": refinement.masks.prunable,
         "total": refinement.total_parameters,
     }
     return build("schedule", config.schedule, offered=given)
 
 
+def _length(config: DictConfig, course: Course) -> int:
+    """Of the run, in what the schedule counts."""
+    by_step = config.schedule.by == "step"
+    return course.total_steps(config.trainer.batch_size) if by_step else course.epochs
+
+
 def check_schedule(
-    config: DictConfig, schedule: Schedule, refinement: RuntimeRefinement, steps: int
+    config: DictConfig, schedule: Schedule, refinement: RuntimeRefinement, course: Course
 ) -> None:
     """Walks through the cycles from the network as it is: SettingError for what would fail in the
     middle of the run."""
     epochs, surviving, cycles = config.trainer.epochs, refinement.masks.surviving, 0
-    for at in range(epochs * (steps if config.schedule.by == "step" else 1) + 1):
+    for at in range(_length(config, course) + 1):
         ratio = schedule.due(at, surviving)
         if ratio is None:
             continue

@@ -53,7 +53,7 @@ class Data:
 def prepare(config: DictConfig, seed: int, device: torch.device) -> Data:
     """Loads the data set of a ``dataset`` node, chooses the subset by ``seed``, splits it and
     moves it to the device. Mean and deviation are those of the images trained on."""
-    own = ("subset_size", "validation_size", "augment")
+    own = ("subset_size", "validation_size", "test_size", "augment", "split", "tasks")
     raw = build("dataset", {key: value for key, value in config.items() if key not in own})
     if not isinstance(raw, RawData):
         raise SettingError(
@@ -71,6 +71,10 @@ def prepare(config: DictConfig, seed: int, device: torch.device) -> Data:
         raise SettingError(
             "dataset.validation_size", f"{held_out:,} of {wanted:,} leaves nothing to train on"
         )
+    tested = config.test_size or len(raw.test)
+    if tested > len(raw.test):
+        problem = f"{tested:,} is more than the {len(raw.test):,} test images; 0 takes all"
+        raise SettingError("dataset.test_size", problem)
     augment = function("dataset.augment", config.augment, "refine.datasets.augmentation")
     draw = torch.Generator().manual_seed(seed)
     chosen = balanced(raw.train.labels, wanted, draw)
@@ -83,7 +87,8 @@ def prepare(config: DictConfig, seed: int, device: torch.device) -> Data:
         chosen = chosen[rest]
     train = raw.train[chosen].to(device)
     normalization = Normalization.of(train)
-    return Data(train, validation, raw.test.to(device), raw.classes, normalization, augment)
+    test = raw.test[balanced(raw.test.labels, tested, draw)].to(device)
+    return Data(train, validation, test, raw.classes, normalization, augment)
 
 
 def balanced(labels: torch.Tensor, count: int, draw: torch.Generator) -> torch.Tensor:

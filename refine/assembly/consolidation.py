@@ -1,0 +1,95 @@
+"""Which replay, teacher and cache does a configuration stand for?"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from refine.assembly.model import load_into_
+from refine.batches import Batch
+from refine.build import function
+from refine.cache import Cache
+from refine.datasets.tasks import Course
+from refine.device import Precision
+from refine.distillation import Dense, Distillation, Ema, Self
+from refine.position import Position
+from refine.randomness import stream
+from refine.replay import Generative, Replay, Training
+
+
+@dataclass(frozen=True)
+class TaskAtHand:
+    """Training batches of the task that training has come to, in an order of their own."""
+
+    course: Course
+    position: Position
+    batch_size: int
+    generator: torch.Generator
+
+    def __iter__(self) -> Iterator[Batch]:
+        task = self.course.tasks[self.position.task]
+        return iter(task.training(self.batch_size, self.generator))
+
+
+def build_replay(
+    config: DictConfig, course: Course, position: Position, precision: Precision
+) -> Replay | Generative | Training:
+    """The memory that ``replay`` describes."""
+    node, seed = config.replay, config.seed
+    if node.storage == "training":
+        draw = torch.Generator().manual_seed(stream(seed, "replay of training batches"))
+        return Training(TaskAtHand(course, position, node.batch_size, draw), node.steps)
+    if node.storage == "generative":
+        return Generative(
+            node.steps,
+            node.batch_size,
+            len(course.tasks[0].classes),
+            hidden=node.vae.hidden,
+            latent=node.vae.latent,
+            training_steps=node.vae.training_steps,
+            learning_rate=node.vae.learning_rate,
+            seed=seed,
+        )
+    return Replay(
+        function("replay.selection", node.selection, "refine.replay.priority"),
+        function("replay.storage", node.storage, "refine.replay.storage"),
+        function("replay.sampling", node.sampling, "refine.replay.sampling"),
+        node.buffer_size,
+        node.steps,
+        node.batch_size,
+        alpha=node.alpha,
+        beta=node.beta,
+        seed=seed,
+        autocast=precision.autocast,
+    )
+
+
+def build_distillation(node: DictConfig, model: nn.Module) -> Distillation:
+    """The teacher that ``distillation`` describes."""
+    match node.teacher:
+        case "self":
+            teacher = Self()
+        case "ema":
+            teacher = Ema(node.decay)
+        case "dense":
+            network = deepcopy(model)
+            load_into_("distillation.source", node.source, network)
+            teacher = Dense(network)
+        case _:
+            return Distillation()
+    return Distillation(
+        teacher,
+        function("distillation.match", node.match, "refine.distillation.matching"),
+        temperature=node.temperature,
+        weight=node.weight,
+        during=node.during,
+    )
+
+
+def build_cache(node: DictConfig, directory: Path) -> Cache | None:
+    """Where what is cut is kept, if it is."""
+    return None if node.kind == "none" else Cache(directory if node.kind == "disk" else None)

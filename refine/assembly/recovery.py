@@ -1,0 +1,131 @@
+"""Which learning rates and weights follow a cut, as a configuration says?"""
+
+import warnings
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from refine.build import build, function, parameters_of
+from refine.datasets.tasks import Course
+from refine.errors import SettingError
+from refine.learning_rate import LearningRate
+from refine.phases import Schedule, next_due, steps_until_next
+from refine.recovery import Recovery, WeightRewind, lr_rewind
+from refine.refinement import RuntimeRefinement
+
+CURVES = "refine.recovery"
+
+
+def build_learning_rate(
+    config: DictConfig, optimizer: Optimizer, schedule: Schedule, course: Course
+) -> LearningRate:
+    """The rate of every step: the recipe's curve, and from the first cut on the recovery's.
+
+    With a recovery the recipe's curve, whose ``total`` is its length, ends with the first cut.
+    """
+    node, trainer = config.recovery, config.trainer
+    per = trainer.lr_scheduler.get("per", "epoch")
+    epochs, steps = trainer.epochs, course.total_steps(trainer.batch_size)
+    if node.curve != "none":
+        epochs, steps = _original(config, schedule, course)
+    total = steps if per == "batch" else epochs
+    scheduler = _scheduler(config, optimizer, max(1, total or trainer.epochs))
+    curve = None if node.curve == "none" else function("recovery.curve", node.curve, CURVES)
+    original: list[float] = []
+    if curve and total:
+        original = _rates(config, total)
+        if per == "epoch":  # a rate a step
+            original = [rate for rate in original for _ in range(round(steps / epochs))]
+    try:
+        recovery = Recovery(
+            optimizer,
+            curve,
+            highest=node.max_lr,
+            last=node.min_lr,
+            original=original,
+            cycle_momentum=node.cycle_momentum,
+        )
+    except ValueError as error:
+        where = "recovery.cycle_momentum" if "momentum" in str(error) else "recovery.curve"
+        if curve is lr_rewind and not original:
+            where, error = "recovery.original_epochs", "is needed where the first cycle comes at 0"
+        raise SettingError(where, str(error).removeprefix(f"{where}: ")) from None
+    return LearningRate(scheduler, per, recovery)
+
+
+def build_rewind(
+    config: DictConfig, refinement: RuntimeRefinement, schedule: Schedule, course: Course
+) -> WeightRewind | None:
+    """What takes the weights back after each cut, if anything does."""
+    node, surviving = config.recovery, refinement.masks.prunable
+    if not node.rewind_weights:
+        return None
+    first = _first_epoch(config, schedule, course)
+    if first is None:
+        return WeightRewind(refinement.model, refinement.masks, 0)
+    if first == 0:
+        raise SettingError(
+            "recovery.rewind_weights", "needs training before the first cycle; set schedule.start"
+        )
+    to = node.rewind_to
+    if to is None:
+        steps = steps_until_next(schedule, course, config.trainer.batch_size, first, 0, surviving)
+        last = course.steps_before(first + 1, config.trainer.batch_size) / first
+        to = max(0, first - max(1, node.epochs or round(steps / last)))
+    if to >= first:
+        problem = f"must be below {first}, the epoch of the first cycle, not {to}"
+        raise SettingError("recovery.rewind_to", problem)
+    return WeightRewind(refinement.model, refinement.masks, to)
+
+
+def _first_epoch(config: DictConfig, schedule: Schedule, course: Course) -> int | None:
+    """The epoch that the first cycle follows, or comes in; as if nothing had been cut yet, so that
+    a run that goes on finds the same."""
+    batch_size = config.trainer.batch_size
+    by_step = schedule.by == "step"
+    length = course.total_steps(batch_size) if by_step else course.epochs
+    first = next_due(schedule, -1, length, schedule.prunable)
+    if first is None or not by_step:
+        return first
+    epochs = range(course.epochs + 1)
+    return next(e for e in epochs if course.steps_before(e + 1, batch_size) >= first)
+
+
+def _original(config: DictConfig, schedule: Schedule, course: Course) -> tuple[int, int]:
+    """Epochs and steps of the recipe's curve; zeros where nothing says how long it was."""
+    first = _first_epoch(config, schedule, course)
+    epochs = config.recovery.original_epochs or (course.epochs if first is None else first)
+    batch_size = config.trainer.batch_size
+    if epochs <= course.epochs:
+        return epochs, course.steps_before(epochs + 1, batch_size)
+    return epochs, epochs * course.steps(1, batch_size)
+
+
+def _scheduler(config: DictConfig, optimizer: Optimizer, total: int) -> LRScheduler:
+    node = OmegaConf.to_container(config.trainer.lr_scheduler, resolve=True)
+    node.pop("per", None)
+    node = {key: total if value == "total" else value for key, value in node.items()}
+    scheduler = build("trainer.lr_scheduler", node, optimizer)
+    if "metrics" in parameters_of(scheduler.step)[0]:
+        raise SettingError(
+            "trainer.lr_scheduler",
+            f"{node['_target_']} is steered by a metric; choose one that follows a fixed curve",
+        )
+    return scheduler
+
+
+def _rates(config: DictConfig, total: int) -> list[float]:
+    """The recipe's rate at each of so many steps of its scheduler."""
+    tiny = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
+    optimizer = build("trainer.optimizer", config.trainer.optimizer, tiny)
+    scheduler = _scheduler(config, optimizer, total)
+    rates = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the optimizer has not stepped
+        for _ in range(total):
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            scheduler.step()
+    return rates

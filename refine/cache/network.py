@@ -1,0 +1,86 @@
+"""How is a whole sparse network kept in a small file, and read again?"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from refine.cache.coding import decoded, dense, encoded, packed, unpacked
+from refine.cache.files import named
+from refine.errors import SettingError
+from refine.files import written_whole
+
+WHOLE = "whole/"  # before the name of a tensor that is kept as it is
+
+
+class Network(NamedTuple):
+    """``state``: parameters and buffers by name, 0 where cut; ``masks``: True where a weight lived,
+    of each prunable tensor; ``ties``: further names of tensors, and the name in ``state``."""
+
+    state: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    ties: dict[str, str]
+
+    def write(self, path: Path) -> None:
+        """A file as ``refine.checkpoint.save_model`` writes of a network, to the byte."""
+        with written_whole(path) as part:
+            safetensors.torch.save_file(self.state, part, metadata=self.ties or None)
+
+
+def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """State and masks in a file of ``keep_network``; Damaged, a ValueError that names the file,
+    if it is not what was written."""
+    return read(path)[:2]
+
+
+def read(path: Path) -> Network:
+    """The same with the ties."""
+    with named(path):
+        tensors, ties = decoded(path.read_bytes())
+        parts = unpacked(tensors)
+    whole = {name: tensor for name, tensor in tensors.items() if name.startswith(WHOLE)}
+    state = {name.removeprefix(WHOLE): tensor for name, tensor in whole.items()}
+    state |= {ties.get(name, name): dense(*part) for name, part in parts.items()}
+    return Network(state, {name: mask for name, (mask, _) in parts.items()}, ties)
+
+
+@torch.no_grad()
+def keep(path: Path, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Writes the parameters and buffers that are in the state of ``model``, and the masks, whole or
+    not at all. Of a tensor with a mask only what lives is written.
+
+    SettingError if the state is more than tensors, or its tensors overlap.
+    """
+    state = model.state_dict()
+    if strange := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        problem = (
+            f"this network's state is more than tensors ({strange[0]}) and cannot be kept on disk"
+        )
+        raise SettingError("cache", f"{problem}; memory keeps only what is cut")
+    ties = _ties(state)
+    state = {name: tensor.detach() for name, tensor in state.items() if name not in ties}
+    parts = {}
+    for name, alive in masks.items():
+        weight = state.pop(ties.get(name, name))
+        parts[name] = alive, weight[alive.to(weight.device)]
+    tensors = {WHOLE + name: tensor.contiguous().cpu() for name, tensor in state.items()}
+    try:
+        content = encoded(tensors | packed(parts), ties)
+    except (RuntimeError, ValueError) as error:  # how safetensors says it
+        raise SettingError("cache", f"cannot keep this network: {error!s:.120}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as part:
+        part.write_bytes(content)
+
+
+def _ties(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Further names of tensors that have several, and the one to keep: the first in the alphabet,
+    as ``safetensors.torch.save_model`` chooses."""
+    names: dict[tuple, list[str]] = {}
+    for name, tensor in sorted(state.items()):
+        same = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        names.setdefault(same if tensor.numel() else (name,), []).append(name)
+    return {name: first for first, *others in names.values() for name in others}

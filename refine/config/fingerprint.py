@@ -1,0 +1,26 @@
+"""Which configurations make the same run?"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from refine.names import APART, flat, within
+
+DOWNLOADED = tuple(
+    f"refine.datasets.{name}" for name in ("digits", "cifar10", "cifar100", "fashion_mnist")
+)
+
+
+def fingerprint(config: DictConfig) -> str:
+    """Eight hexadecimal digits that two configurations share if they make the same run."""
+    values = {
+        name: value
+        for name, value in flat(OmegaConf.to_container(config, resolve=True))
+        if not within(name, APART)
+    }
+    if config.dataset._target_ not in DOWNLOADED:  # elsewhere there are other pictures
+        values["dataset.root"] = str(Path(config.dataset.root).expanduser().absolute())
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

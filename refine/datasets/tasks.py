@@ -1,0 +1,151 @@
+"""Which tasks does a data set fall into?
+
+Each is a function ``(data, tasks, seed) -> list[Data]``: the data set as a stream of that many
+tasks (None: as many as is usual), in the order in which they are learned. ``seed`` is what is drawn
+by lot. A task is a Data of its own with the labels of the whole, so that one head answers for all
+of them and is never told which task an image is of. ValueError where there are no such tasks.
+
+``Course`` says which of them is trained on in which epoch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from refine.datasets import augmentation
+from refine.datasets.images import Images, Normalization
+from refine.datasets.prepare import Data
+
+__all__ = ["classes", "none", "permuted"]
+
+PERMUTED_TASKS = 5
+
+
+def none(data: Data, tasks: int | None, seed: int) -> list[Data]:
+    """One task: the data as it is."""
+    if tasks not in (None, 1):
+        raise ValueError(f"the data as it is is one task, not {tasks}; choose classes or permuted")
+    return [data]
+
+
+def classes(data: Data, tasks: int | None, seed: int) -> list[Data]:
+    """The classes in their order, two a task, or divided as evenly as ``tasks`` allows.
+
+    The division of split MNIST (Zenke et al. 2017) with one head for all: class-incremental
+    learning (van de Ven and Tolias 2019).
+    """
+    count = len(data.classes)
+    tasks = (count + 1) // 2 if tasks is None else _at_least_one(tasks)
+    if tasks > count:
+        raise ValueError(f"{count} classes are too few for {tasks} tasks")
+    stream = []
+    for labels in torch.arange(count).tensor_split(tasks):
+        names = [data.classes[label] for label in labels]
+        stream.append(_each_part(data, partial(_of, labels=labels)))
+        _check_parts(stream[-1], names)
+    # Whoever learns the first task has not seen the others: its own moments serve all of them.
+    normalization = Normalization.of(stream[0].train)
+    return [replace(task, normalization=normalization) for task in stream]
+
+
+def permuted(data: Data, tasks: int | None, seed: int) -> list[Data]:
+    """The data as it is, then with its pixels in another order for every further task; 5 tasks.
+
+    An order is drawn once a task and holds for all of its images; the channels of a pixel stay
+    together, so that the moments stay what they are (Goodfellow et al. 2013, Kirkpatrick et al.
+    2017). The first tasks of a longer stream are those of a shorter one.
+    """
+    tasks = PERMUTED_TASKS if tasks is None else _at_least_one(tasks)
+    if data.augment is not augmentation.none:
+        raise ValueError("permuted pixels have no neighbours to shift or mirror; set augment=none")
+    _check_parts(data, data.classes)
+    draw = torch.Generator().manual_seed(seed)
+    _, height, width = data.image_shape
+    orders = [torch.randperm(height * width, generator=draw) for _ in range(tasks - 1)]
+    return [data, *(_each_part(data, partial(_in, order=order)) for order in orders)]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is trained on in which epoch: the tasks one after the other, each as long as the others.
+
+    Epochs count from 1, tasks from 0. ValueError unless ``epochs`` divide evenly among the tasks.
+    """
+
+    tasks: list[Data]
+    epochs: int
+
+    def __post_init__(self):
+        if self.epochs % len(self.tasks):
+            raise ValueError(
+                f"trainer.epochs={self.epochs} must be a multiple of the {len(self.tasks)} tasks"
+            )
+
+    @property
+    def epochs_a_task(self) -> int:
+        """How many epochs each task is trained on."""
+        return self.epochs // len(self.tasks)
+
+    def task(self, epoch: int) -> int:
+        """The task of an epoch; ValueError if the course has no such epoch."""
+        return range(1, self.epochs + 1).index(epoch) // self.epochs_a_task
+
+    def begins(self, epoch: int) -> bool:
+        """Whether a task begins with this epoch."""
+        return epoch in range(1, self.epochs + 1, self.epochs_a_task)
+
+    def ends(self, epoch: int) -> bool:
+        """Whether a task ends after this epoch; none does before the first."""
+        return epoch in range(self.epochs_a_task, self.epochs + 1, self.epochs_a_task)
+
+    def steps(self, epoch: int, batch_size: int) -> int:
+        """Training steps of this epoch."""
+        return _steps(self.tasks[self.task(epoch)], batch_size)
+
+    def steps_before(self, epoch: int, batch_size: int) -> int:
+        """Training steps of all epochs before this one, which may be the one after the last."""
+        done, begun = divmod(epoch - 1, self.epochs_a_task)
+        lengths = [_steps(task, batch_size) for task in self.tasks[: done + 1]]
+        return self.epochs_a_task * sum(lengths[:done]) + begun * sum(lengths[done:])
+
+    def total_steps(self, batch_size: int) -> int:
+        """Training steps of the whole course."""
+        return self.steps_before(self.epochs + 1, batch_size)
+
+
+def _steps(task: Data, batch_size: int) -> int:
+    return len(task.training(batch_size, torch.Generator()))  # as many with any generator
+
+
+def _at_least_one(tasks: int) -> int:
+    if tasks < 1:
+        raise ValueError(f"a stream has one task or more, not {tasks}")
+    return tasks
+
+
+def _each_part(data: Data, change: Callable[[Images], Images]) -> Data:
+    """The same change made to the training, validation and test images."""
+    validation = data.validation and change(data.validation)
+    return replace(data, train=change(data.train), validation=validation, test=change(data.test))
+
+
+def _of(images: Images, labels: torch.Tensor) -> Images:
+    """Those images that have one of the ``labels``."""
+    return images[torch.isin(images.labels, labels.to(images.labels.device))]
+
+
+def _in(images: Images, order: torch.Tensor) -> Images:
+    """The images with their pixels, row by row, in another ``order``."""
+    pixels = images.pixels.flatten(1, 2)[:, order.to(images.pixels.device)]
+    return Images(pixels.view(images.pixels.shape), images.labels)
+
+
+def _check_parts(task: Data, names: list[str]) -> None:
+    """ValueError if there is a part to learn or to score that has no image of these classes."""
+    for part in ("train", "validation", "test"):
+        images = getattr(task, part)
+        if images is not None and not len(images):
+            what = {"train": "training"}.get(part, part)
+            raise ValueError(f"there are no {what} images of the classes {', '.join(names)}")

@@ -1,0 +1,126 @@
+"""How does a teacher come into the loss?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refine.distillation.matching import Match, answer, logits
+from refine.distillation.teacher import Dense, Ema, Teacher, frozen, tensors
+
+
+class Distillation:
+    """Blends the loss with the distance from a teacher: (1 - weight) loss + weight distance.
+
+    >>> distillation = Distillation(Self(), during="cycle")
+    >>> refinement = RuntimeRefinement(model, distillation=distillation)
+    >>> outputs, matched = distillation.forward(model, inputs)       # in one's own training step
+    >>> loss = distillation.blended(cross_entropy(outputs, targets), matched, inputs)
+
+    A cycle's replay is distilled by ``RuntimeRefinement`` itself; the last two lines are for
+    ``during="cycle"``, where the teacher goes on until the next cycle. Without a teacher, or before
+    the first cut, they are ``model(inputs)`` and the loss.
+
+    match: ``logits`` or ``features``, or a function like these. temperature: what logits are
+    divided by. A teacher that does not change answers once for every example of a cycle's memory.
+
+    ValueError for features of a network without a linear layer.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher | None = None,
+        match: Match = logits,
+        *,
+        temperature: float = 2.0,
+        weight: float = 0.5,
+        during: str = "replay",
+    ):
+        if during not in ("replay", "cycle"):
+            raise ValueError(f"during must be replay or cycle, not {during!r}")
+        self.teacher, self.match = teacher, match
+        self.temperature, self.weight, self.during = temperature, weight, during
+        self._replaying = self._cut = False
+        self._known: dict[str, Tensor] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether the steps that are taken now are to be distilled."""
+        return (
+            self.teacher is not None and self._cut and (self._replaying or self.during == "cycle")
+        )
+
+    def before_cut(self, model: nn.Module) -> None:
+        """To be called just before a cycle changes the network."""
+        if self.teacher is not None:
+            self.teacher.before_cut(model)
+            self._cut = True
+
+    def begin_replay(self) -> None:
+        """The steps that follow are of a replay, whose examples have places in a memory."""
+        self._replaying, self._known = True, {}
+
+    def end_replay(self) -> None:
+        """They were."""
+        self._replaying, self._known = False, {}
+
+    def forward(self, model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The network's outputs, and what of them is to be matched: None if nothing is."""
+        if not self.active:
+            return model(inputs), None
+        return answer(model, inputs, self.match)
+
+    def blended(
+        self, loss: Tensor, matched: Tensor | None, inputs: Tensor, places: Tensor | None = None
+    ) -> Tensor:
+        """The loss with the teacher's share of it. ``places``: where the examples stand in the
+        cycle's memory, so that the teacher need not answer twice."""
+        if matched is None:
+            return loss
+        theirs = self._theirs(inputs, places)
+        distance = self.match(matched, theirs, self.temperature)
+        return (1 - self.weight) * loss + self.weight * distance
+
+    @torch.no_grad()
+    def _theirs(self, inputs: Tensor, places: Tensor | None) -> Tensor:
+        network = self.teacher.network
+        if places is None or not self.teacher.steady:
+            return answer(network, inputs, self.match)[1]
+        room = int(places.max()) + 1
+        known = self._known.get("known", torch.zeros(0, dtype=torch.bool, device=places.device))
+        if len(known) < room:
+            known = F.pad(known, (0, room - len(known)))
+        new = ~known[places]
+        if new.any():
+            found = answer(network, inputs[new], self.match)[1]
+            kept = self._known.get("answers", found.new_zeros(0, *found.shape[1:]))
+            if len(kept) < len(known):
+                kept = torch.cat([kept, kept.new_zeros(len(known) - len(kept), *kept.shape[1:])])
+            kept[places[new]] = found
+            known[places[new]] = True
+            self._known = {"known": known, "answers": kept}
+        return self._known["answers"][places]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The teacher, if a later step needs it, as tensors and numbers."""
+        lasting = not isinstance(self.teacher, Dense) and (
+            self.during == "cycle" or isinstance(self.teacher, Ema)
+        )
+        network = getattr(self.teacher, "network", None) if lasting else None
+        return {
+            "cut": self._cut,
+            "teacher": None if network is None else [t.detach() for t in tensors(network)],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], model: nn.Module) -> None:
+        """Brings it to a ``state_dict`` of a network like ``model``."""
+        self._cut = state["cut"]
+        if state["teacher"] is not None:
+            self.teacher.network = frozen(model)
+            with torch.no_grad():
+                for tensor, value in zip(
+                    tensors(self.teacher.network), state["teacher"], strict=True
+                ):
+                    tensor.copy_(value)

@@ -1,0 +1,39 @@
+"""What of a network is compared with its teacher's, and how?
+
+Each is a function ``(student's, teacher's, temperature) -> distance`` of what ``answer`` gives.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refine.evaluation.features import with_features
+
+__all__ = ["features", "logits"]
+
+Match = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def logits(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 times the Kullback-Leibler divergence of the student's softened class probabilities from
+    the teacher's, in nats an example (Hinton et al. 2015, arXiv:1503.02531); (N, classes) each."""
+    theirs, own = (F.log_softmax(part.float() / temperature, 1) for part in (teacher, student))
+    return temperature**2 * F.kl_div(own, theirs, log_target=True, reduction="batchmean")
+
+
+def features(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Mean squared distance of the features, in units of the teacher's mean square (after FitNets,
+    Romero et al. 2015, arXiv:1412.6550; the networks are alike, so none has to be mapped)."""
+    scale = teacher.float().square().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    return F.mse_loss(student.float(), teacher.float()) / scale
+
+
+def answer(model: nn.Module, inputs: Tensor, match: Match) -> tuple[Tensor, Tensor]:
+    """Outputs, and what of them ``match`` compares: all, but of ``features`` the inputs of the
+    last linear layer."""
+    if match is not features:
+        outputs = model(inputs)
+        return outputs, outputs
+    return with_features(model, inputs)

@@ -1,0 +1,26 @@
+"""What does the network's last linear layer see of each input?"""
+
+from torch import Tensor, nn
+
+
+def with_features(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The outputs, and the inputs (N, D) of the last linear layer that took part in them.
+
+    ValueError if the network has none.
+    """
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError("features are the input of a linear layer, and the network has none")
+    seen: list[Tensor] = []
+    handles = [
+        layer.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+        for layer in layers
+    ]
+    try:
+        outputs = model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen:
+        raise ValueError("features are the input of a linear layer, and the network calls none")
+    return outputs, seen[-1].flatten(1)

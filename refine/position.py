@@ -1,0 +1,35 @@
+"""Where is training, between two steps?"""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class Position:
+    """``train`` moves it, and goes on from where it is.
+
+    epoch: epochs measured, the last with ``test_accuracy``; cycled: no cycle is left to do after
+    it; best_validation: the greatest validation accuracy so far. step: steps done of the next
+    epoch on ``seen`` images, which gave ``losses`` and ``right`` and took ``seconds``, the last at
+    ``rate``; order: the state of the images' generator as that epoch began, random: that of the
+    process's own generators. in_cycle: the network is being cut or replayed; only then it cannot go
+    on from here. task: which of a stream's tasks training has come to; ended: the accuracies on the
+    tasks so far at the end of each.
+    """
+
+    epoch: int = 0
+    test_accuracy: float | None = None
+    best_validation: float | None = None
+    cycled: bool = False
+    step: int = 0
+    seen: int = 0
+    rate: float = 0.0
+    losses: list[Tensor] = field(default_factory=list)
+    right: list[Tensor] = field(default_factory=list)
+    seconds: float = 0.0
+    order: Tensor | None = None
+    random: dict | None = None
+    in_cycle: bool = False
+    task: int = 0
+    ended: list[list[float]] = field(default_factory=list)

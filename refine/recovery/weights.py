@@ -1,0 +1,96 @@
+"""Which weights does a network train on with after a cut?"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from refine.masks import Masks
+
+
+class WeightRewind:
+    """Takes the weights that survive back to their values of an earlier epoch (Frankle et al. 2019,
+    arXiv:1903.01611; Renda et al. 2020, arXiv:2003.02389).
+
+    epoch: after which the values are noted; 0 is before training. One copy of the parameters and
+        buffers is held from then on, and the masks of tensors that had cut weights by then.
+
+    The model is held as ever: nothing but the loop that trains it holds this object. Optimizers
+    keep what they remember of the later weights.
+    """
+
+    def __init__(self, model: nn.Module, masks: Masks, epoch: int):
+        self.epoch = epoch
+        self._model, self._masks = model, masks
+        self._parameters: dict[str, Tensor] = {}
+        self._buffers: dict[str, Tensor] = {}
+        self._alive: dict[str, Tensor] = {}  # of tensors with weights that were cut then
+
+    def note(self, epoch: int) -> None:
+        """To be called after every epoch, before its cut, and with 0 before the first: copies the
+        values if it is the one. The first call of that epoch counts, as a run that goes on from a
+        checkpoint may come by once more after the cut."""
+        if epoch != self.epoch or self._parameters:
+            return
+        self._parameters = {n: p.detach().clone() for n, p in self._model.named_parameters()}
+        self._buffers = {n: b.detach().clone() for n, b in self._model.named_buffers()}
+        self._alive = {n: mask.clone() for n, mask in self._masks.items() if not mask.all()}
+        if self._masks.attached_cut:
+            self._alive |= self._attached()
+
+    @torch.no_grad()
+    def rewind_(self) -> None:
+        """Gives every parameter and buffer its value of then, in place, but for weights that are
+        cut, which are 0.0, and those that were cut then and live now, which stay as they are.
+        RuntimeError if nothing was noted."""
+        if not self._parameters:
+            raise RuntimeError(f"the weights of epoch {self.epoch} were not noted: no way back")
+        parameters, buffers = (
+            dict(found) for found in (self._model.named_parameters(), self._model.named_buffers())
+        )
+        for name, noted in self._parameters.items():
+            now = parameters[name]
+            if name in self._alive:
+                alive, noted = self._alive[name].to(now.device), noted.to(now)
+                noted = torch.where(alive, noted, now)
+            now.copy_(noted)
+        for name, noted in self._buffers.items():
+            buffers[name].copy_(noted)
+        self._masks.zero_cut_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was noted, to be saved; not a copy."""
+        return {
+            "epoch": self.epoch,
+            "parameters": dict(self._parameters),
+            "buffers": dict(self._buffers),
+            "alive": dict(self._alive),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what ``state_dict`` gave; its tensors may be on another device. ValueError if
+        it was noted after another epoch."""
+        if state["parameters"] and state["epoch"] != self.epoch:
+            raise ValueError(
+                f"the weights noted are of epoch {state['epoch']}, not of {self.epoch}"
+            )
+        self._parameters = dict(state["parameters"])
+        self._buffers, self._alive = dict(state["buffers"]), dict(state["alive"])
+
+    @torch.no_grad()
+    def _attached(self) -> dict[str, Tensor]:
+        """Where biases and norms live that go with channels of which some are cut."""
+        # An element that is 0 need not be held there, so the masks are asked what becomes of a 1.
+        found = {}
+        for name, parameter in self._model.named_parameters():
+            if name in self._masks or parameter.dim() != 1:
+                continue
+            try:
+                parameter.fill_(1.0)
+                self._masks.zero_cut_({id(parameter)})
+                alive = parameter != 0
+            finally:
+                parameter.copy_(self._parameters[name])
+            if not alive.all():
+                found[name] = alive
+        return found

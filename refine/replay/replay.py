@@ -1,0 +1,142 @@
+"""Which examples are kept for the end of a cycle, and in which batches do they come?"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refine.batches import Batch
+from refine.evaluation.accuracy import in_mode
+from refine.replay.batch import Replayed
+from refine.replay.examined import Examined
+from refine.replay.memory import Memory, Rows
+from refine.replay.priority import Priority, high_loss
+from refine.replay.sampling import Draw, Sampling, shuffled
+from refine.replay.storage import Storage, highest, persists, read_by
+
+
+@dataclass
+class Replay:
+    """Remembers ``buffer_size`` examples and trains on them; by default those of highest loss.
+
+    priority, storage, sampling: functions as the modules of these names have. The memory is filled
+        anew at every cycle in one pass over the data, unless the storage persists; ``steps``
+        batches then come from it. Memory is bounded: at most twice ``buffer_size`` examples and a
+        batch of the data.
+    loss: ``loss(outputs, targets, reduction="none")`` gives a number for each example, as the
+        losses of torch.nn.functional do. autocast: the context of the scoring passes.
+    alpha, beta: of ``proportional``; see sampling.py.
+    stream: whether the data is one of tasks, so that what is in memory may yet be closed and
+        belongs to the state even while no task is.
+    """
+
+    priority: Priority = high_loss
+    storage: Storage = highest
+    sampling: Sampling = shuffled
+    buffer_size: int = 1000
+    steps: int = 30
+    batch_size: int = 128
+    seed: int = 0
+    loss: Callable[..., Tensor] = F.cross_entropy
+    autocast: Callable[[], AbstractContextManager] = nullcontext
+    alpha: float = 0.6
+    beta: float = 0.4
+    stream: bool = False
+    generator: torch.Generator = field(init=False, repr=False)
+    _memory: Memory = field(init=False, repr=False, compare=False, default_factory=Memory)
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(self.seed)
+
+    @property
+    def examples(self) -> int:
+        """How many are in memory."""
+        return sum(len(part["targets"]) for part in self._memory.parts)
+
+    @property
+    def bytes(self) -> int:
+        """How much memory they take."""
+        return sum(column.nbytes for part in self._memory.parts for column in part.values())
+
+    def batches(self, model: nn.Module, data: Iterable[Batch]) -> Iterator[Replayed]:
+        """Fills the memory from ``data``, batches on the model's device, and yields ``steps``
+        batches of it."""
+        if not self.steps:
+            return
+        self.keep(model, data)
+        inputs, targets = self._memory.examples()
+
+        def losses(places: Tensor) -> Tensor:
+            where = places.to(targets.device)
+            with in_mode(model, training=False), torch.no_grad():
+                return _finite(self._examined(model, inputs[where], targets[where]).losses())
+
+        size = min(self.batch_size, len(targets))
+        draw = Draw(len(targets), size, self.steps, self.generator, losses, self.alpha, self.beta)
+        for places, weights in self.sampling(draw):
+            places = places.to(targets.device)
+            weights = None if weights is None else weights.to(targets.device)
+            yield Replayed(inputs[places], targets[places], weights, places)
+
+    def keep(self, model: nn.Module, data: Iterable[Batch]) -> None:
+        """Only fills the memory, for a task that ends with no cycle due. Nothing if there are no
+        steps."""
+        if self.steps:
+            with in_mode(model, training=False), torch.no_grad():
+                self._memory.fill(self._scored(model, data), self.storage, self.buffer_size)
+
+    def begin_task(self) -> None:
+        """Data of another task follows: what is in memory stays beside it, every task with as much
+        room as the others. Nothing changes for a storage that persists."""
+        if not persists(self.storage):
+            self._memory.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next cycle goes by, as tensors and numbers: without a memory that it fills anew
+        whatever comes."""
+        lasts = persists(self.storage) or self._memory.closed or self.stream
+        return {
+            "generator": self.generator.get_state(),
+            "memory": self._memory.state_dict(current=bool(lasts)),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Brings it to a ``state_dict``; tensors go to the data's device when it comes."""
+        self.generator.set_state(state["generator"].cpu())
+        self._memory.load_state_dict(state["memory"])
+
+    def _scored(self, model: nn.Module, data: Iterable[Batch]) -> Iterator[Rows]:
+        reads = read_by(self.storage)
+        for inputs, targets in data:
+            examined = self._examined(model, inputs, targets)
+            rows = {"inputs": inputs, "targets": targets}
+            if "features" in reads:  # first: see Examined
+                rows["features"] = F.normalize(_finite(examined.features()), dim=1)
+            if "priorities" in reads:
+                priorities = _finite(self.priority(examined, self.generator))
+                if priorities.shape != (len(targets),):
+                    raise ValueError("a replay priority gives no number for each example")
+                rows["priorities"] = priorities
+            if "lots" in reads:
+                rows["lots"] = _lots(len(targets), self.generator)
+            yield {name: column.to(targets.device) for name, column in rows.items()}
+
+    def _examined(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Examined:
+        return Examined(model, inputs, targets, self.generator, self.loss, self.autocast)
+
+
+def _lots(count: int, generator: torch.Generator) -> Tensor:
+    """Gumbel-distributed: uniform ones, of which only those next to 1 stay in a long stream, would
+    be equal to each other in single precision."""
+    uniform = torch.rand(count, generator=generator, dtype=torch.float64)
+    return -(-uniform.log()).log().float()
+
+
+def _finite(values: Tensor) -> Tensor:
+    if not values.isfinite().all():
+        raise ValueError("a replay priority is not finite; has training diverged?")
+    return values

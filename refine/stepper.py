@@ -1,0 +1,47 @@
+"""How is one training step taken?"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refine.device import Precision
+from refine.distillation import Distillation
+
+
+@dataclass
+class Stepper:
+    """One training step: of an epoch and of a replay alike, but that only epochs move the rate."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    label_smoothing: float = 0.0
+    distillation: Distillation = field(default_factory=Distillation)
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        weights: Tensor | None = None,
+        places: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Trains on a batch; its mean loss and the number of right answers, on the device. Of a
+        replay, ``weights`` are those of the images, ``places`` where they stand in its memory."""
+        with self.precision.autocast():
+            logits, matched = self.distillation.forward(self.model, images)
+            loss = self._loss(logits, labels, weights)
+            loss = self.distillation.blended(loss, matched, images, places)
+        self.optimizer.zero_grad()
+        self.precision.backward(loss)
+        self.precision.step(self.optimizer)
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def _loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        if weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        each = F.cross_entropy(
+            logits, labels, label_smoothing=self.label_smoothing, reduction="none"
+        )
+        return (each * weights).mean()
