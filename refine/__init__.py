@@ -3,18 +3,22 @@
 ``from refine import RuntimeRefinement`` is the library; ``refine-run --help`` the command line.
 """
 
+import importlib
+
 __version__ = "0.1.0"
-__all__ = ["CycleReport", "Replay", "RuntimeRefinement"]
+_HOMES = {
+    "RuntimeRefinement": "refine.refinement",
+    "CycleReport": "refine.cycle_report",
+    "Replay": "refine.replay",
+    "Distillation": "refine.distillation",
+    "Recovery": "refine.recovery",
+    "Cache": "refine.cache",
+}
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str):
     # Imported when first asked for: --help and --cfg must answer without torch (1.3 s).
-    if name in ("RuntimeRefinement", "CycleReport"):
-        from refine import refinement
-
-        return getattr(refinement, name)
-    if name == "Replay":
-        from refine.replay import Replay
-
-        return Replay
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'refine' has no attribute {name!r}")

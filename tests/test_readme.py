@@ -51,6 +51,14 @@ def test_every_option_is_named(group):
         "REGROWTHS",
         "REGROWTH_ALLOCATIONS",
         "INITIALS",
+        "SELECTIONS",
+        "STORAGES",
+        "SAMPLINGS",
+        "TEACHERS",
+        "MATCHED",
+        "CURVES",
+        "CACHES",
+        "SPLITS",
     ],
 )
 def test_every_answer_has_its_line(choices):

@@ -175,7 +175,7 @@ def test_divergence_and_empty_loaders_are_said():
 
 def test_what_a_choice_needs_is_said():
     _, _, batches = data()
-    with pytest.raises(ValueError, match=r"replay\.selection=disagreement needs .* dropout"):
+    with pytest.raises(ValueError, match=r"selection=disagreement needs .* dropout"):
         list(Replay(disagreement).batches(nn.Linear(5, 3), batches))
     silent = nn.Sequential(nn.Dropout(0.0), nn.Linear(5, 3))
     with pytest.raises(ValueError, match="dropout"):  # a probability of 0 drops nothing

@@ -59,7 +59,7 @@ def assembled(
     batch_size = config.trainer.batch_size
     generator = torch.Generator().manual_seed(config.seed)
     position = Position()
-    distillation = build_distillation(config.distillation, model)
+    distillation = build_distillation(config.distillation, model, course)
     stepper = build_stepper(config, model, precision, distillation)
 
     def replay_step(batch: Replayed) -> Tensor:
@@ -73,13 +73,13 @@ def assembled(
         stepper.optimizer,
         replay_step,
         on_episode,
-        replay=build_replay(config, course, position, precision),
+        replay=build_replay(config, model, course, position, precision),
         distillation=distillation,
         cache=build_cache(config.cache, cache_directory),
     )
     schedule = build_schedule(config, refinement, course)
-    learning_rate = build_learning_rate(config, stepper.optimizer, schedule, course)
     rewind = build_rewind(config, refinement, schedule, course)
+    learning_rate = build_learning_rate(config, stepper.optimizer, schedule, course)
     if fresh:
         begin_(config, refinement)
         check_schedule(config, schedule, refinement, course)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,9 +14,13 @@ from refine.assembly.model import load_into_
 from refine.batches import Batch
 from refine.build import function
 from refine.cache import Cache
+from refine.datasets.images import Loader
 from refine.datasets.tasks import Course
 from refine.device import Precision
 from refine.distillation import Dense, Distillation, Ema, Self
+from refine.distillation.matching import answer
+from refine.errors import SettingError
+from refine.evaluation.accuracy import in_mode
 from refine.position import Position
 from refine.randomness import stream
 from refine.replay import Generative, Replay, Training
@@ -36,7 +41,11 @@ class TaskAtHand:
 
 
 def build_replay(
-    config: DictConfig, course: Course, position: Position, precision: Precision
+    config: DictConfig,
+    model: nn.Module,
+    course: Course,
+    position: Position,
+    precision: Precision,
 ) -> Replay | Generative | Training:
     """The memory that ``replay`` describes."""
     node, seed = config.replay, config.seed
@@ -54,21 +63,27 @@ def build_replay(
             learning_rate=node.vae.learning_rate,
             seed=seed,
         )
-    return Replay(
+    make = partial(
+        Replay,
         function("replay.selection", node.selection, "refine.replay.priority"),
         function("replay.storage", node.storage, "refine.replay.storage"),
         function("replay.sampling", node.sampling, "refine.replay.sampling"),
         node.buffer_size,
-        node.steps,
-        node.batch_size,
+        batch_size=node.batch_size,
         alpha=node.alpha,
         beta=node.beta,
         seed=seed,
         autocast=precision.autocast,
     )
+    if node.steps:
+        try:  # what would fail in the first cycle
+            next(make(steps=1).batches(model, _two_images(course)))
+        except ValueError as error:
+            raise SettingError("replay", str(error)) from None
+    return make(steps=node.steps)
 
 
-def build_distillation(node: DictConfig, model: nn.Module) -> Distillation:
+def build_distillation(node: DictConfig, model: nn.Module, course: Course) -> Distillation:
     """The teacher that ``distillation`` describes."""
     match node.teacher:
         case "self":
@@ -81,13 +96,23 @@ def build_distillation(node: DictConfig, model: nn.Module) -> Distillation:
             teacher = Dense(network)
         case _:
             return Distillation()
+    match = function("distillation.match", node.match, "refine.distillation.matching")
+    try:  # what would fail after the first cut
+        with in_mode(model, training=False), torch.no_grad():
+            answer(model, next(iter(_two_images(course)))[0], match)
+    except ValueError as error:
+        raise SettingError("distillation.match", str(error)) from None
     return Distillation(
         teacher,
-        function("distillation.match", node.match, "refine.distillation.matching"),
+        match,
         temperature=node.temperature,
         weight=node.weight,
         during=node.during,
     )
+
+
+def _two_images(course: Course) -> Loader:
+    return course.tasks[0].plain(course.tasks[0].train[:2])
 
 
 def build_cache(node: DictConfig, directory: Path) -> Cache | None:

@@ -64,7 +64,7 @@ class Recovery:
         self._warm_up = None
         if cycle_momentum:
             if curve not in WARM_UP:
-                raise ValueError("recovery.cycle_momentum goes with clr and one_cycle")
+                raise ValueError("recovery.cycle_momentum: goes with clr and one_cycle")
             if not all(_has_momentum(group) for group in optimizer.param_groups):
                 raise ValueError(
                     f"recovery.cycle_momentum: {type(optimizer).__name__} has no momentum to cycle"

@@ -64,7 +64,7 @@ class Examined:
             if isinstance(module, _DropoutNd) and module.p > 0
         ]
         if not dropping:
-            raise ValueError("replay.selection=disagreement needs a network with dropout")
+            raise ValueError("selection=disagreement needs a network with dropout")
         with _seeded(self._inputs.device, self._generator):
             for module in dropping:
                 module.training = True
