@@ -189,7 +189,7 @@ def _restore_(parts: Parts, state: dict[str, Any], config: DictConfig) -> None:
         else:
             problem = f"is {epochs}, and resume= has taken this run to {epoch}; end it that way"
         raise SettingError("trainer.epochs", problem)
-    if "refinement" not in state:
+    if "learning_rate" not in state:
         raise SettingError("resume", "its checkpoint is of an earlier version of this program")
     try:
         parts.restore_(state)

@@ -11,11 +11,14 @@ class LearningRate:
     """The curve of the recipe until the first cut, and from each cut on the recovery's, if there
     is one.
 
-    per: "batch" or "epoch", how often ``scheduler`` is stepped. Replay steps move nothing.
+    per: "batch" or "epoch", how often ``scheduler`` is stepped; length: how many steps its curve
+    has, behind which the rate stays, as where the cut that was to end it never came. Replay steps
+    move nothing.
     """
 
-    def __init__(self, scheduler: LRScheduler, per: str, recovery: Recovery):
-        self.scheduler, self.per, self.recovery = scheduler, per, recovery
+    def __init__(self, scheduler: LRScheduler, per: str, length: int, recovery: Recovery):
+        self.scheduler, self.per, self.length = scheduler, per, length
+        self.recovery = recovery
         self._steps = 0  # of the scheduler
 
     def after_step(self) -> None:
@@ -46,5 +49,6 @@ class LearningRate:
         self.recovery.load_state_dict(state["recovery"])
 
     def _step(self) -> None:
-        self.scheduler.step()
-        self._steps += 1
+        if self._steps < self.length:
+            self.scheduler.step()
+            self._steps += 1

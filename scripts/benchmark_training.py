@@ -31,7 +31,7 @@ from refine.datasets.prepare import Data
 from refine.device import Precision, choose_device, describe, keep_freed_memory
 from refine.evaluation.accuracy import accuracy
 from refine.models import simple_cnn
-from refine.trainer import Stepper
+from refine.stepper import Stepper
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 

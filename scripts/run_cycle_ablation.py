@@ -36,8 +36,16 @@ ADDED, LEFT_OUT, TAKEN_OUT = (
     "added to the cut alone", "left out of the cut alone", "taken out of the paper's cycle"
 )  # fmt: skip
 NOTHING = "no difference shown"
+# What is to be known of single arms.
+OF_SOME = {
+    "replay generative": "The autoencoder's own steps are not counted.",
+    "recovery weight_rewind": "weight_rewind goes back to the weights of epoch 2; by default it "
+    "would go back to those before training, as the first cut comes after as many epochs as a "
+    "recovery takes.",
+}
 # Okabe and Ito's colours
 COLOURS = {"helps": "#009E73", "hurts": "#D55E00", NOTHING: "#777777"}
+HEADING = 0.4, 1.1  # rows above and below the middle of one, in the figure
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ class Recipe:
 
 DOWNSCALE = "pruner.downscale_factor=0.98"
 NO_CUT = "pruner.importance=none"
+REWOUND = {"weight_rewind": ("recovery.rewind_to=2",)}
+CURVE = "recovery.original_epochs=${trainer.epochs}"  # so that nothing is other before the cut
 EVERYWHERE = ("dataset.test_size=500", "save_model=false", "checkpoint.every=0")
 KEPT = (NO_CUT, "save_model=true")  # as it teaches
 
@@ -91,7 +101,10 @@ def _recipe(
         Arm("downscale", (DOWNSCALE,)),
         *(Arm(f"replay {name}", _replay(name, *numbers)) for name in replays.split()),
         *teachers,
-        *(Arm(f"recovery {name}", (f"recovery={name}",)) for name in recoveries.split()),
+        *(
+            Arm(f"recovery {name}", (f"recovery={name}", CURVE, *REWOUND.get(name, ())))
+            for name in recoveries.split()
+        ),
     ]
     if whole:
         arms += [
@@ -103,7 +116,10 @@ def _recipe(
             Arm("without cut and replay", KEPT, TAKEN_OUT),
         ]
     else:
-        arms += [Arm(DENSE, KEPT, LEFT_OUT), Arm(FEWER, ("replay=none",), LEFT_OUT)]
+        arms += [
+            Arm(DENSE, KEPT, LEFT_OUT),
+            Arm(FEWER, ("replay=none", "replay.steps=0"), LEFT_OUT),
+        ]
     return Recipe((*base, *EVERYWHERE), tuple(arms))
 
 
@@ -293,22 +309,8 @@ def _notes(recipe: str, by_arm: dict[Arm, list[Run]]) -> list[str]:
             f"without replay is downscale, without cut and replay is {DENSE}. The step between "
             "without cut and without downscale is the cut alone.",
         ]
-    return [*notes, *(["", *said] if (said := _of_some(recipe, by_arm)) else [])]
-
-
-def _of_some(recipe: str, by_arm: dict[Arm, list[Run]]) -> list[str]:
-    """What is to be known of single arms that are there."""
-    notes = {
-        "replay generative": "The autoencoder's own steps are not counted.",
-        "recovery weight_rewind": "weight_rewind goes back to the weights before training where "
-        "the first cut comes as soon as a recovery is long.",
-    }
-    if recipe == "frontier":
-        notes |= {
-            f"recovery {name}": "slr and clr also end the recipe's own curve at the first cut."
-            for name in ("slr", "clr")
-        }
-    return [*dict.fromkeys(note for name, note in notes.items() if _has(by_arm, name))]
+    told = [note for name, note in OF_SOME.items() if _has(by_arm, name)]
+    return [*notes, *(["", " ".join(told)] if told else [])]
 
 
 def _has(by_arm: dict[Arm, list[Run]], name: str) -> bool:
@@ -334,13 +336,13 @@ def write_runs(path: Path, by_recipe: dict[str, dict[Arm, list[Run]]]) -> None:
 
 
 def forest(by_recipe: dict[str, dict[Arm, Difference]]) -> Figure:
-    """A row for every arm: its difference with the plain interval, and the corrected one as a thin
-    line; a panel for every recipe."""
-    longest = max(len(found) + 2 * len({arm.kind for arm in found}) for found in by_recipe.values())
-    figure = Figure(figsize=(4.6 * len(by_recipe), 1.1 + 0.2 * longest), layout="constrained")
+    """A row for every arm, its difference with the 95 % interval; a panel for every recipe."""
+    longest = max(map(_height, by_recipe.values()))
+    figure = Figure(figsize=(4.6 * len(by_recipe), 1.2 + 0.2 * longest), layout="constrained")
     panels = figure.subplots(1, len(by_recipe), squeeze=False)[0]
     for axes, (recipe, found) in zip(panels, by_recipe.items(), strict=True):
         _panel(axes, found)
+        axes.set_ylim(0.3 - longest, 0.4)
         axes.set_title(recipe, fontsize=9)
     marks = [
         panels[0].plot([], [], "o", color=colour, markersize=4, label=f"the part {word}")[0]
@@ -348,8 +350,14 @@ def forest(by_recipe: dict[str, dict[Arm, Difference]]) -> Figure:
         if word != NOTHING
     ]
     marks += panels[0].plot([], [], "o", color=COLOURS[NOTHING], markersize=4, label=NOTHING)
-    figure.legend(handles=marks, loc="outside lower center", ncols=3, fontsize=7.5, frameon=False)
+    marks += panels[0].plot([], [], " ", label="*: clear for all rows at once")
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=7.5, frameon=False)
     return figure
+
+
+def _height(found: dict[Arm, Difference]) -> float:
+    """Of a panel, in rows."""
+    return len(found) + sum(HEADING) * len({arm.kind for arm in found})
 
 
 def _panel(axes: Axes, found: dict[Arm, Difference]) -> None:
@@ -361,10 +369,10 @@ def _panel(axes: Axes, found: dict[Arm, Difference]) -> None:
         if arm.kind != kind:
             kind = arm.kind
             side = "right" if kind == ADDED else "left"
-            place -= 0.4
+            place -= HEADING[0]
             axes.text(0.0, place, f"{kind} ({side}: the part helps)", transform=by_axes, **words,
                       fontweight="bold", backgroundcolor="white")  # fmt: skip
-            place -= 1.1
+            place -= HEADING[1]
         mean, half = 100 * difference.spread.mean, 100 * (difference.spread.half_width or 0)
         colour = COLOURS[difference.verdict]
         ticks[place] = arm.name
@@ -374,12 +382,11 @@ def _panel(axes: Axes, found: dict[Arm, Difference]) -> None:
         else:  # its number stands beside it
             edge, mark = (low, "<") if mean < low else (high, ">")
             axes.plot(edge, place, mark, color=colour, markersize=6, clip_on=False)
-        number = f"{mean:+.1f} ± {half:.1f}{'*' if difference.survives else ''}"
+        number = f"{mean:+.2f} ± {half:.2f}{'*' if difference.survives else ''}"
         axes.text(1.02, place, number, transform=by_axes, color=colour, **words)
         place -= 1
     axes.axvline(0, color="black", linewidth=0.7, zorder=0)
     axes.set_xlim(low, high)
-    axes.set_ylim(place + 0.3, 0.4)
     axes.set_yticks(list(ticks), list(ticks.values()), fontsize=7.5)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=7.5)

@@ -20,7 +20,7 @@ from refine import checkpoint, experiment
 from refine.checkpoint import MAGIC, Checkpoints, Damaged, read
 from refine.composition import composed
 from refine.errors import SettingError, Stop
-from refine.trainer import Stepper
+from refine.stepper import Stepper
 
 # Four steps an epoch, a cycle of two steps after the first and the second.
 TINY = (

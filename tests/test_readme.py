@@ -7,7 +7,7 @@ from conftest import ROOT
 from refine.config import GROUPS, answers, config_directory
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LOOP, IMPORTANCE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+LOOP, CONSOLIDATION, IMPORTANCE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_librarys_loop_runs(capsys):
@@ -24,6 +24,23 @@ def test_the_librarys_loop_runs(capsys):
     ]
     dense = sum(int((weight != 0).sum()) for weight in given["model"].parameters())
     assert dense == given["report"].active_parameters == 357_868
+
+
+def test_the_loop_with_all_its_parts_runs():
+    from refine.models import simple_cnn
+
+    generator = torch.Generator().manual_seed(0)
+    loader = [(torch.randn(8, 3, 32, 32, generator=generator), torch.arange(8)) for _ in range(2)]
+    model = simple_cnn()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    given = {"model": model, "optimizer": optimizer, "loader": loader}
+    exec(CONSOLIDATION, given)
+    assert optimizer.param_groups[0]["lr"] == 0.1  # the curve's first: where it came from
+    report, refinement = given["report"], given["refinement"]
+    assert report.memory_examples == 16
+    assert report.cache_bytes > 0
+    back = refinement.active_parameters - report.active_parameters
+    assert back == round(0.1 * sum(report.cut.values()))
 
 
 def test_the_importance_of_ones_own_runs(command, tmp_path):

@@ -32,7 +32,8 @@ def build_learning_rate(
     if node.curve != "none":
         epochs, steps = _original(config, schedule, course)
     total = steps if per == "batch" else epochs
-    scheduler = _scheduler(config, optimizer, max(1, total or trainer.epochs))
+    length = total or (course.total_steps(trainer.batch_size) if per == "batch" else trainer.epochs)
+    scheduler = _scheduler(config, optimizer, length)
     curve = None if node.curve == "none" else function("recovery.curve", node.curve, CURVES)
     original: list[float] = []
     if curve and total:
@@ -53,7 +54,7 @@ def build_learning_rate(
         if curve is lr_rewind and not original:
             where, error = "recovery.original_epochs", "is needed where the first cycle comes at 0"
         raise SettingError(where, str(error).removeprefix(f"{where}: ")) from None
-    return LearningRate(scheduler, per, recovery)
+    return LearningRate(scheduler, per, length, recovery)
 
 
 def build_rewind(

@@ -47,9 +47,12 @@ def line(row: EpochRow | CycleRow, epochs: int) -> str:
     held_out = ""
     if row.validation_accuracy is not None:
         held_out = f"  validation {row.validation_accuracy:7.2%}"
+    stream = ""
+    if row.task is not None:
+        stream = f"  task {row.task}, forgetting {row.forgetting:.2%}"
     return (
         f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.train_loss:.4f}  "
-        f"train {row.train_accuracy:7.2%}{held_out}  test {row.test_accuracy:7.2%}  "
+        f"train {row.train_accuracy:7.2%}{held_out}  test {row.test_accuracy:7.2%}{stream}  "
         f"sparsity {row.sparsity:6.1%}  lr {row.learning_rate:.2g}  {row.epoch_seconds:.1f} s"
     )
 
@@ -148,8 +151,14 @@ class Terminal:
         table = Table(show_header=False, title=f"Run {summary['status']}", title_justify="left")
         active, total = summary["active_parameters"], summary["total_parameters"]
         share = summary["prunable_sparsity"]
+        forgotten = {}
+        if "forgetting" in summary:
+            forgotten = {
+                "forgetting": f"{summary['forgetting']:.2%} of the earlier tasks, on average"
+            }
         for name, value in {
             "test accuracy": f"{summary['test_accuracy']:.2%}",
+            **forgotten,
             "sparsity": f"{summary['sparsity']:.1%} of all, {share:.1%} of the prunable weights",
             "parameters": f"{active:,} active of {total:,}",
             "compression": f"{summary['compression']:.2f}x, counting active parameters",
