@@ -4,10 +4,11 @@
 
 The reference is the cut alone: after it come as many ordinary training steps as a replay takes.
 Each part of a cycle is added to that, by itself, and each part of the paper's cycle is taken out of
-the whole; every arm but one takes the same number of training steps. All of it once on half of the
-paper's recipe (``experiment=ablation``) and once on the frontier's, to 95 % sparsity. The accuracy
-on 2,000 held-out training images decides; test images decide nothing. ``recovery=fine_tune`` and
-``lr_rewind`` are left out: of a constant rate they make the same constant rate.
+the whole; every arm but one takes the same number of training steps. All of it once on a third of
+the paper's data and replay (``experiment=ablation``) and once on as much of the frontier's, to 95 %
+sparsity. The accuracy on 2,500 held-out training images decides; test images decide nothing.
+``recovery=fine_tune`` and ``lr_rewind`` are left out: of a constant rate they make the same
+constant rate.
 
 Any override of refine-run passes through; ``home=DIR`` and ``workers=N`` are as in
 scripts/seeds.py. Writes ``ablation.csv``, ``table.md`` and ``ablation.png``.
@@ -79,7 +80,7 @@ KEPT = (NO_CUT, "save_model=true")  # as it teaches
 
 
 def _replay(name: str, *numbers: str) -> tuple[str, ...]:
-    return (f"replay={name}", "replay.buffer_size=500", *numbers)  # a group brings its own numbers
+    return (f"replay={name}", *numbers)  # a group brings its own numbers
 
 
 def _teacher(name: str) -> Arm:
@@ -126,18 +127,18 @@ def _recipe(
 RECIPES = {
     "paper": _recipe(
         ("experiment=ablation",),
-        ("replay.steps=15",),
+        ("replay.buffer_size=350", "replay.steps=10"),
         "high_loss uniform reservoir prioritized uncertainty class_balanced herding generative",
         "slr clr one_cycle weight_rewind",
         whole=True,
     ),
     "frontier": _recipe(
         (
-            "experiment=frontier", "schedule.target_sparsity=0.95", "dataset.subset_size=7000",
-            "dataset.validation_size=2000", "replay=training", "replay.steps=8",
+            "experiment=frontier", "schedule.target_sparsity=0.95", "dataset.subset_size=6000",
+            "dataset.validation_size=2500", "replay=training", "replay.steps=5",
             "replay.batch_size=64",
         ),
-        ("replay.steps=8", "replay.batch_size=64"),
+        ("replay.buffer_size=350", "replay.steps=5", "replay.batch_size=64"),
         "high_loss uniform reservoir prioritized",
         "slr clr",
         whole=False,
