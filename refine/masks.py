@@ -86,6 +86,29 @@ class Masks(Mapping[str, Tensor]):
         """How many elements of attached parameters are held at 0."""
         return sum(mask.numel() - survivors(mask) for mask in self._channels.values())
 
+    @property
+    def attached(self) -> Mapping[str, str]:
+        """The parameters that go with output channels, each with the tensor whose these are."""
+        return self._attached
+
+    def lives(self, name: str) -> Tensor:
+        """True where an element of an attached parameter is not held at 0."""
+        parameter = self._parameter(name)
+        ones = torch.ones_like(parameter, dtype=torch.bool)
+        return self._channels[name].to(parameter.device) if name in self._channels else ones
+
+    def going_with(self, marked: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, nn.Parameter]]:
+        """The attached parameters of which elements go if the ``marked`` weights do, and which."""
+        found = {}
+        for parameter, name in self._attached.items():
+            if name in marked:
+                left = self._alive[name] & ~marked[name].to(self._alive[name].device)
+                stays = by_output(self._owners[name][0](), left).any(1)
+                going = self.lives(parameter).to(stays.device) & ~stays
+                if going.any():
+                    found[parameter] = going, self._parameter(parameter)
+        return found
+
     def attach(self, model: nn.Module, name: str, parameters: Iterable[str]) -> None:
         """From now on ``parameters`` (a bias, a norm's weight and bias) go with the output channels
         of the tensor ``name``: an element is held at 0.0 when the last weight of its channel is
@@ -132,9 +155,12 @@ class Masks(Mapping[str, Tensor]):
         of one dimension in the order of the index. ValueError if one lives already, or there is
         not a value for each; then all stay as they are.
 
-        What optimizers remember of them is 0, as it was kept so while they were cut.
+        Elements of attached parameters can be marked too: those whose channel lives then get their
+        values. What optimizers remember of them is 0, as it was kept so while they were cut.
         """
         weights = self.weights()
+        along = {name: coming for name, coming in marked.items() if name in self._attached}
+        marked = {name: coming for name, coming in marked.items() if name not in along}
         for name, coming in marked.items():
             alive = self._alive[name] = self._alive[name].to(weights[name].device)
             if bool((alive & coming).any()) or len(values[name]) != int(coming.sum()):
@@ -146,7 +172,14 @@ class Masks(Mapping[str, Tensor]):
                 self._bits.pop(name, None)
             else:
                 self._bits[name] = self._as_bits(name, weights[name])
+        dead = {name: ~self.lives(name) for name in along}
         self._cut_channels(marked)
+        for name, coming in along.items():
+            back = coming.to(dead[name].device) & dead[name] & self.lives(name)
+            parameter = self._parameter(name)
+            own = torch.zeros_like(parameter)
+            own[coming.to(own.device)] = values[name].to(own)
+            parameter[back] = own[back]
 
     def load_(self, alive: Mapping[str, Tensor]) -> None:
         """Makes exactly the weights live that ``alive`` marks; those that lived before have their

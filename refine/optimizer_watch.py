@@ -51,7 +51,8 @@ class OptimizerWatch:
     observers: called before each step as ``(weights, scale)``, with those prunable weights, by
     name, that the optimizer trains, their gradients still whole, and with what these are multiplied
     by: None for nothing, not finite if they overflowed and the step will be skipped. Steps with a
-    closure are not shown: their gradients do not exist yet.
+    closure are not shown: their gradients do not exist yet. ``follow`` adds those that are shown
+    the network after each step.
     """
 
     def __init__(self, model: nn.Module, masks: Masks):
@@ -61,6 +62,12 @@ class OptimizerWatch:
         self._seen: list[weakref.ref[Optimizer]] = []  # oldest step first
         self._strangers: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._freeze: Freeze | None = None
+        self._followers: list[weakref.WeakMethod] = []
+
+    def follow(self, method: Callable[[nn.Module], None]) -> None:
+        """From now on ``method`` is called with the network after every step of any of its
+        optimizers, for as long as the object whose method it is exists."""
+        self._followers.append(weakref.WeakMethod(method))
 
     def train_only_(self, free: Mapping[str, Tensor]) -> None:
         """From now on only the weights that ``free`` marks, by parameter name, train: all others
@@ -133,6 +140,10 @@ class OptimizerWatch:
             self.masks.zero_cut_(_parameters(optimizer))
             if had_closure:  # which made new gradients, after they were cleared
                 self.masks.zero_moments_(optimizer)
+            self._followers = [method for method in self._followers if method() is not None]
+            if self._followers and (model := self._model()) is not None:
+                for method in self._followers:
+                    method()(model)
 
     def _trains(self, optimizer: Optimizer, mine: set[int]) -> bool:
         if self._strangers.get(optimizer) == len(mine):  # and no parameter was added to it since

@@ -6,7 +6,6 @@ on.
 """
 
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -69,7 +68,8 @@ class RuntimeRefinement:
     optimizer: takes the replay steps; its moments are cleared even if it has not stepped yet. By
         default the optimizers that trained the model so far, at
         their present learning rates; Adam at 0.001 where none has stepped yet.
-    step: ``(batch: Replayed) -> loss`` is one whole replay step, in place of loss and optimizer.
+    step: ``(batch: Replayed) -> loss`` is one whole replay step, in place of loss, optimizer and
+        what distillation makes of the loss.
     prunable: names of the parameters that may be cut; by default the weights of convolutions,
         linear, attention and recurrent layers.
     device: where to bring the batches; by default where the model is.
@@ -127,7 +127,7 @@ class RuntimeRefinement:
             model, self._watch, loss, optimizer, step, self.distillation
         )
         if self.distillation.teacher is not None:
-            self._watch.observers.append(_watcher(self.distillation, model))
+            self._watch.follow(self.distillation.observe)
         if optimizer is not None:
             self._watch.know(optimizer)
 
@@ -222,6 +222,7 @@ class RuntimeRefinement:
                 self.cache.note_cut(self.cycles + 1, self.masks, chosen)
             self.masks.cut_(chosen)
             self._watch.zero_moments_()
+            self.cycles += 1  # whatever fails from here on, it has cut
         with self._timed(seconds, "evaluate_cut"):
             after_cut = evaluate(self.model) if evaluate else None
         with self._timed(seconds, "regrowth"):
@@ -239,7 +240,6 @@ class RuntimeRefinement:
             changed = losses or any(grown.values()) or recover is not None
             after_replay = evaluate(self.model) if evaluate and changed else after_cut
 
-        self.cycles += 1
         return CycleReport(
             cycle=self.cycles,
             ratio=prune_ratio,
@@ -261,7 +261,7 @@ class RuntimeRefinement:
 
     def restore(
         self,
-        cycles: Iterable[int] | None = None,
+        cycles: Iterable[int] | int | None = None,
         *,
         names: Iterable[str] | None = None,
         share: float = 1.0,
@@ -274,9 +274,11 @@ class RuntimeRefinement:
         """
         if self.cache is None:
             raise ValueError("nothing that was cut is kept; give the refinement a cache")
+        cycles = [cycles] if isinstance(cycles, int) else cycles
         marked, values = self.cache.restorable(self.masks, cycles, names, share)
         self.masks.grow_(marked, values)
-        return {name: int(coming.sum()) for name, coming in marked.items()}
+        self._watch.train_only_(self._watch.free)  # from the weights of now on
+        return {name: int(coming.sum()) for name, coming in marked.items() if name in self.masks}
 
     def end_task(self, loader: Iterable[Batch]) -> None:
         """To be called where a stream of data moves on to another task: the replay's memory keeps
@@ -366,15 +368,3 @@ class RuntimeRefinement:
         if self.device.type == "cuda":  # a kernel that was started is not yet done
             torch.cuda.synchronize(self.device)
         seconds[step] = time.perf_counter() - start
-
-
-def _watcher(distillation: Distillation, model: nn.Module) -> Callable[..., None]:
-    """Shows the teacher the network before every step; holds the network weakly, as the optimizers'
-    watch, which the network keeps alive, holds this."""
-    watched = weakref.ref(model)
-
-    def observe(weights: object, scale: object) -> None:
-        if (network := watched()) is not None:
-            distillation.teacher.observe(network)
-
-    return observe

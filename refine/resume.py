@@ -32,13 +32,15 @@ def check_same(directory: Path, config: DictConfig) -> None:
     if not isinstance(node, dict):
         raise SettingError("resume", f"{directory / CONFIG_FILE} is damaged: it holds no settings")
     before = dict(flat(node))
+    # A stream's tasks share its epochs: with more of them it would be another stream.
+    free = FREE if before.get("dataset.split", "none") == "none" else APART
     newer = {name.removesuffix("._target_") for name, _ in settings()} - set(before)  # than the run
     for name, value in flat(OmegaConf.to_container(config, resolve=True)):
-        if not within(name, FREE) and name not in newer and before.get(name) != value:
+        if not within(name, free) and name not in newer and before.get(name) != value:
             raise SettingError(
                 name,
                 f"was {before.get(name, 'not there')} in {directory} and cannot be {value} now; of "
-                f"a run that goes on only these can change: {', '.join(FREE)}",
+                f"a run that goes on only these can change: {', '.join(free)}",
             )
 
 

@@ -69,14 +69,16 @@ def train(
     def validated(network: nn.Module = model) -> float:
         return measuring.validation(network, so_far()).accuracy
 
+    def steps_ahead() -> int:
+        if recovery_epochs is not None:
+            return recovery_epochs * course.steps(min(at.epoch + 1, course.epochs), batch_size)
+        surviving = refinement.masks.surviving
+        return steps_until_next(schedule, course, batch_size, at.epoch, at.step, surviving)
+
     def recover() -> None:
         if rewind:
             rewind.rewind_()
-        surviving = refinement.masks.surviving
-        steps = steps_until_next(schedule, course, batch_size, at.epoch, at.step, surviving)
-        if recovery_epochs is not None:
-            steps = recovery_epochs * course.steps(min(at.epoch + 1, course.epochs), batch_size)
-        learning_rate.recovery.restart(max(1, steps))
+        learning_rate.recovery.restart(max(1, steps_ahead()))
 
     def cycle(ratio: float) -> Iterator[CycleRow]:
         by_epoch, task = at.step == 0, so_far()[-1]
@@ -110,12 +112,22 @@ def train(
             yield from cycle(schedule.due(at.epoch, refinement.masks.surviving))
         at.cycled = True
 
+    def end_task() -> None:
+        task = so_far()[-1]
+        try:
+            refinement.end_task(task.plain(task.train))
+        except Exception as error:
+            raise TrainingError(f"the end of task {at.task + 1} failed: {error}") from error
+
+    if recovery_epochs is None and not cycle_follows(at, schedule, refinement):
+        learning_rate.recovery.plan(steps_ahead())  # of a run that goes on, perhaps for longer
     yield from after_epoch()
     for epoch in range(at.epoch + 1, course.epochs + 1):
         start = time.perf_counter() - at.seconds
         if course.task(epoch) != at.task:
-            refinement.end_task(so_far()[-1].plain(so_far()[-1].train))
+            end_task()
             at.task = course.task(epoch)
+            at.best_validation = None  # it was of fewer tasks
         loader = so_far()[-1].training(batch_size, generator)
         steps_before = course.steps_before(epoch, batch_size)
         if at.order is None:

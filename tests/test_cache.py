@@ -6,12 +6,17 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from refine.cache import Cache, files, read_network
 from refine.cache.coding import packed, unpacked
 from refine.checkpoint import save_model
 from refine.errors import SettingError
 from refine.masks import Masks
+from refine.pruning.granularity import filter as whole_filters
+from refine.pruning.regrowth import Regrowth
+from refine.refinement import RuntimeRefinement
+from refine.replay import Replay
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -425,3 +430,56 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, model, masks):
         cache.note_cut(2, masks, by_lot(masks, 0.5))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
     assert cache.cycles == [1]
+
+
+def test_a_channel_lives_again_as_a_whole():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3)
+    ).eval()
+    with torch.no_grad():
+        model[1].bias.uniform_()
+    images, labels = torch.randn(4, 1, 8, 8), torch.randint(0, 3, (4,))
+    refinement = RuntimeRefinement(
+        model, cache=Cache(), replay=Replay(steps=0), granularity=whole_filters,
+        downscale_factor=1.0,
+    )  # fmt: skip
+    before = model(images)
+    refinement.refinement_cycle([(images, labels)], 0.5)
+    assert not model(images).equal(before)
+    counts = refinement.restore()
+    assert list(counts) == ["0.weight"]
+    assert model(images).equal(before)
+    assert refinement.sparsity == 0
+
+
+def test_what_is_restored_stays_while_only_regrown_weights_train():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    loader = [(torch.randn(16, 8), torch.randint(0, 3, (16,)))]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    refinement = RuntimeRefinement(
+        model, cache=Cache(), replay=Replay(steps=0), regrowth=Regrowth(budget=0.05, only_epochs=3)
+    )
+    refinement.refinement_cycle(loader, 0.5)
+    refinement.restore(cycles=1)
+    restored = [weight.detach().clone() for weight in refinement.masks.weights().values()]
+    F.cross_entropy(model(loader[0][0]), loader[0][1]).backward()
+    optimizer.step()
+    for weight, before in zip(refinement.masks.weights().values(), restored, strict=True):
+        assert weight[before != 0].equal(before[before != 0])
+
+
+def test_a_cycle_that_fails_after_its_cut_has_been_one():
+    model = nn.Linear(8, 3)
+    refinement = RuntimeRefinement(model, cache=Cache(), replay=Replay(steps=0))
+
+    def recover():
+        raise ValueError("no step is left")
+
+    with pytest.raises(ValueError, match="no step"):
+        refinement.refinement_cycle(None, 0.5, recover=recover)
+    refinement.refinement_cycle(None, 0.5)
+    assert refinement.cache.cycles == [1, 2]
+    assert sum(refinement.restore().values()) == 12 + 6
+    assert refinement.sparsity == 0

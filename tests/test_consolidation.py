@@ -10,7 +10,7 @@ import torch
 from conftest import SMALL
 
 from refine.config import config_directory
-from refine.errors import SettingError, Stop
+from refine.errors import SettingError, Stop, TrainingError
 from refine.stepper import Stepper
 
 # Four steps an epoch, cycles after the second and the third: there is time to rewind to.
@@ -245,7 +245,19 @@ def test_replay_keeps_what_training_alone_forgets(run):
         ("recovery.curve=nothing", "recovery.curve: there is no 'nothing'; known: none"),
         ("dataset=split trainer.epochs=7", "trainer.epochs: 7 must be a multiple of the 5 tasks"),
         ("dataset.split=classes dataset.tasks=11", "dataset.tasks: 10 classes are too few"),
-        ("dataset.split=permuted dataset.augment=flip trainer.epochs=5", "dataset.tasks: permuted"),
+        ("dataset.split=permuted dataset.augment=flip trainer.epochs=5",
+         "dataset.augment: permuted"),
+        ("dataset.split=classes trainer.epochs=5 dataset.validation_size=3",
+         "dataset.validation_size: there are no"),
+        ("replay=reservoir replay.selection=entropy", "replay.storage: reservoir goes by no rank"),
+        ("replay=training replay.sampling=proportional", "replay.sampling: there is no memory"),
+        ("regrowth=random cache=memory regrowth.source=cache", "regrowth.source: is looked at by"),
+        ("recovery=slr recovery.rewind_to=1", "recovery.rewind_to: needs"),
+        ("recovery=slr recovery.max_lr=inf", "recovery.max_lr: must be finite"),
+        ("recovery.curve=torch.sin", "recovery.curve: torch.sin fails"),
+        ("recovery=fine_tune schedule.start=0", "recovery.original_epochs: is needed"),
+        ("replay.selection=torch.sin", "replay: "),
+        ("+replay.vae.nope=3", "replay.vae.nope: there is no such setting"),
         ("dataset.test_size=361", "dataset.test_size: 361 is more than the 360"),
         ("replay=uncertainty replay.selection=disagreement",
          "replay: selection=disagreement needs a network with dropout"),
@@ -258,5 +270,63 @@ def test_what_does_not_go_together_is_said_before_anything_is_written(
     with pytest.raises(SettingError) as refused:
         run(*TINY, *settings.split())
     assert str(refused.value).startswith(says)
-    assert "\n" not in str(refused.value)
+    assert str(refused.value).count("\n") < 2
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stream_has_as_many_epochs_as_it_began_with(run, command):
+    done = run("replay=reservoir", *STREAM)
+    more = command(f"resume={done.directory}", "trainer.epochs=20")
+    assert more.code == 1
+    assert more.err.startswith("refine-run: trainer.epochs: was 10 in")
+
+
+def test_what_fails_at_a_tasks_end_is_one_line(run, tmp_path, monkeypatch):
+    (tmp_path / "mine_at_the_end.py").write_text(
+        "import torch\n"
+        "calls = []\n"
+        "def rank(examined, generator):\n"
+        "    calls.append(1)\n"
+        "    worth = float('inf') if len(calls) > 1 else 1.0\n"
+        "    return torch.full((len(examined.targets),), worth)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TrainingError, match=r"the end of task 1 failed: .* not finite"):
+        run(*STREAM, "schedule=never", "replay.selection=mine_at_the_end.rank")
+
+
+def test_adaptive_measures_a_streams_tasks_anew(run):
+    done = run(
+        *STREAM, "replay=none", "schedule=adaptive", "schedule.tolerance=0.3",
+        "dataset.subset_size=400", "dataset.validation_size=100", "trainer.optimizer.lr=0.01",
+    )  # fmt: skip
+    cut = {int(row["epoch"]): int(row["cut_weights"]) for row in rows(done.directory)}
+    assert any(cut[epoch] for epoch in cut if epoch > 2)
+
+
+def test_a_finished_run_goes_on_to_more_epochs_with_its_recovery(run):
+    settings = (*TINY, "schedule=one_shot", "schedule.start=2", "trainer.epochs=4")
+    for recovery in ("one_cycle", "weight_rewind"):
+        done = run(*settings, f"recovery={recovery}", name=recovery)
+        run(*settings, f"recovery={recovery}", "trainer.epochs=8", f"resume={done.directory}",
+            name=recovery)  # fmt: skip
+        rates = [float(row["learning_rate"]) for row in rows(done.directory, "metrics.csv")]
+        assert len(rates) == 8
+        assert rates[4] > 1e-5  # the rest of a longer curve, not the end of the short one
+
+
+def test_by_step_the_original_schedule_ends_with_the_first_cut(run, monkeypatch):
+    taken = []
+    step = Stepper.__call__
+
+    def noting(self, images, labels, *replayed):
+        if not replayed:
+            taken.append(self.optimizer.param_groups[0]["lr"])
+        return step(self, images, labels, *replayed)
+
+    monkeypatch.setattr(Stepper, "__call__", noting)
+    run(*TINY, "trainer=adam_one_cycle", "trainer.batch_size=15", "trainer.epochs=4",
+        "schedule.by=step", "schedule.start=6", "schedule.interval=6",
+        "recovery=lr_rewind")  # fmt: skip
+    assert taken[5] < 1e-6 < taken[2]
+    assert taken[6:12] == pytest.approx(taken[:6])

@@ -118,18 +118,25 @@ def test_the_teacher_is_the_network_just_before_the_cut():
     assert not model[0].weight.equal(before["0.weight"])
 
 
-def test_the_running_average_is_the_naive_one_whoever_steps():
+@pytest.mark.parametrize("closure", [False, True])
+def test_the_running_average_is_the_naive_one_whoever_steps(closure):
     model, batches = network(), data()
     distillation = Distillation(Ema(decay=0.8), during="cycle")
     refinement = RuntimeRefinement(model, distillation=distillation, replay=Replay(steps=0))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     naive = None
     for inputs, targets in batches:
+
+        def loss(inputs=inputs, targets=targets):
+            optimizer.zero_grad()
+            value = F.cross_entropy(model(inputs), targets)
+            value.backward()
+            return value
+
+        loss()
+        optimizer.step(loss if closure else None)
         now = model[0].weight.detach().clone()
         naive = now if naive is None else 0.8 * naive + 0.2 * now
-        optimizer.zero_grad()
-        F.cross_entropy(model(inputs), targets).backward()
-        optimizer.step()
     assert distillation.teacher.network[0].weight.allclose(naive)
     refinement.refinement_cycle(batches, 0.5)
     assert distillation.teacher.network[0].weight.allclose(naive)  # a cut is no step
@@ -144,6 +151,29 @@ def test_a_network_with_a_teacher_is_forgotten_with_its_refinement():
     del model, refinement
     gc.collect()
     assert gone() is None
+
+
+def test_a_refinement_that_was_dropped_leaves_no_teacher_with_the_network():
+    model = network()
+    teachers = []
+    for _ in range(3):
+        distillation = Distillation(Ema())
+        RuntimeRefinement(model, distillation=distillation, replay=Replay(steps=0))
+        teachers.append(weakref.ref(distillation))
+    del distillation
+    gc.collect()
+    assert [teacher() for teacher in teachers] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": 0.0}, {"weight": 2.0}, {"weight": -1.0}, {"temperature": float("inf")}],
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match="temperature must be above 0 and weight from 0 to 1"):
+        Distillation(Self(), **wrong)
+    with pytest.raises(ValueError, match="decay"):
+        Ema(2.0)
 
 
 @pytest.mark.parametrize("teacher", [Self, Ema])

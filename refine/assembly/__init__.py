@@ -35,7 +35,9 @@ def build_course(config: DictConfig, data: Data) -> Course:
     try:
         tasks = split(data, config.dataset.tasks, stream(config.seed, "tasks"))
     except ValueError as error:
-        raise SettingError("dataset.tasks", str(error)) from None
+        named = next((name for name in ("augment", "validation") if name in str(error)), "tasks")
+        setting = f"dataset.{named}".replace("validation", "validation_size")
+        raise SettingError(setting, str(error)) from None
     try:
         return Course(tasks, config.trainer.epochs)
     except ValueError as error:

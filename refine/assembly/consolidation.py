@@ -78,8 +78,8 @@ def build_replay(
     if node.steps:
         try:  # what would fail in the first cycle
             next(make(steps=1).batches(model, _two_images(course)))
-        except ValueError as error:
-            raise SettingError("replay", str(error)) from None
+        except Exception as error:  # also what a user's own selection raises
+            raise SettingError("replay", str(error)) from error
     return make(steps=node.steps)
 
 

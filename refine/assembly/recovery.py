@@ -13,7 +13,7 @@ from refine.datasets.tasks import Course
 from refine.errors import SettingError
 from refine.learning_rate import LearningRate
 from refine.phases import Schedule, next_due, steps_until_next
-from refine.recovery import Recovery, WeightRewind, lr_rewind
+from refine.recovery import Recovery, WeightRewind, fine_tune, lr_rewind, slr
 from refine.refinement import RuntimeRefinement
 
 CURVES = "refine.recovery"
@@ -33,27 +33,33 @@ def build_learning_rate(
         epochs, steps = _original(config, schedule, course)
     total = steps if per == "batch" else epochs
     length = total or (course.total_steps(trainer.batch_size) if per == "batch" else trainer.epochs)
+    highest = node.max_lr or float(optimizer.param_groups[0]["lr"])
     scheduler = _scheduler(config, optimizer, length)
     curve = None if node.curve == "none" else function("recovery.curve", node.curve, CURVES)
     original: list[float] = []
     if curve and total:
         original = _rates(config, total)
         if per == "epoch":  # a rate a step
-            original = [rate for rate in original for _ in range(round(steps / epochs))]
+            original = [original[min(step * epochs // steps, total - 1)] for step in range(steps)]
+    if curve in (lr_rewind, fine_tune, slr) and not original and node.min_lr is None:
+        raise SettingError("recovery.original_epochs", "is needed where the first cycle comes at 0")
     try:
         recovery = Recovery(
             optimizer,
             curve,
-            highest=node.max_lr,
+            highest=highest,
             last=node.min_lr,
             original=original,
             cycle_momentum=node.cycle_momentum,
         )
     except ValueError as error:
         where = "recovery.cycle_momentum" if "momentum" in str(error) else "recovery.curve"
-        if curve is lr_rewind and not original:
-            where, error = "recovery.original_epochs", "is needed where the first cycle comes at 0"
         raise SettingError(where, str(error).removeprefix(f"{where}: ")) from None
+    if curve:
+        try:  # what would fail at the first cut
+            float(curve(0, 10, recovery.rates))
+        except Exception as error:
+            raise SettingError("recovery.curve", f"{node.curve} fails: {error}") from error
     return LearningRate(scheduler, per, length, recovery)
 
 
@@ -100,6 +106,8 @@ def _original(config: DictConfig, schedule: Schedule, course: Course) -> tuple[i
     first = _first_epoch(config, schedule, course)
     epochs = config.recovery.original_epochs or (course.epochs if first is None else first)
     batch_size = config.trainer.batch_size
+    if schedule.by == "step" and config.recovery.original_epochs is None and first is not None:
+        return epochs, next_due(schedule, -1, course.total_steps(batch_size), schedule.prunable)
     if epochs <= course.epochs:
         return epochs, course.steps_before(epochs + 1, batch_size)
     return epochs, epochs * course.steps(1, batch_size)

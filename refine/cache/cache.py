@@ -27,7 +27,7 @@ class Cache:
         keeps all in memory. It is made when something is kept. What is there already counts only
         after ``load_state_dict``.
 
-    Elements of attached parameters, such as a cut channel's bias, are not kept.
+    Of a channel that goes whole, what is attached to it, such as its bias, is kept too.
     """
 
     def __init__(self, directory: Path | None = None):
@@ -60,6 +60,8 @@ class Cache:
             lost = going.to(weight.device) & masks[name].to(weight.device)
             if lost.any():
                 parts[name] = lost, weight[lost]
+        for name, (lost, parameter) in masks.going_with(marked).items():
+            parts[name] = lost, parameter.detach()[lost]
         content = encoded(packed(parts))
         if self.directory is not None:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -92,11 +94,19 @@ class Cache:
         if not 0 <= share <= 1:
             raise ValueError(f"share must be from 0 to 1, not {share}")
         wanted = set(masks) if names is None else _fitting(names, masks)
+        along: dict[str, tuple[Tensor, Tensor]] = {}
         latest: dict[str, Tensor] = {}
         where: dict[str, Tensor] = {}
         weights = masks.weights()
         for cycle in self.cycles if cycles is None else sorted(set(cycles)):
             for name, (mask, values) in self.entry(cycle).items():
+                if name in masks.attached:
+                    if masks.attached[name] in wanted:
+                        before, kept = along.get(name, (torch.zeros_like(mask), None))
+                        kept = torch.zeros(mask.shape, dtype=values.dtype) if kept is None else kept
+                        kept[mask] = values
+                        along[name] = before | mask, kept
+                    continue
                 if name not in masks or masks[name].shape != mask.shape:
                     raise ValueError(f"{self._place(cycle)} is of another network: {name}")
                 if name in wanted:
@@ -115,6 +125,10 @@ class Cache:
         marked = {name: mask for name, mask in where.items() if mask.any()}
         values = {name: latest[name][mask] for name, mask in marked.items()}
         homes = {name: weights[name].device for name in marked}
+        for name, (mask, kept) in along.items():
+            homes[name] = masks.lives(name).device
+            marked[name] = mask & ~masks.lives(name).cpu()
+            values[name] = kept[marked[name]]
         return (
             {name: mask.to(homes[name]) for name, mask in marked.items()},
             {name: value.to(homes[name]) for name, value in values.items()},
@@ -127,6 +141,8 @@ class Cache:
         marked, values = self.restorable(masks)
         alive = dict(now.masks)
         for name, coming in marked.items():
+            if name in masks.attached:
+                continue
             now.values[name][coming] = values[name]
             alive[name] = alive[name].to(coming.device) | coming
         return Reference(now.values, alive, now.others)

@@ -345,6 +345,7 @@ class RunConfig:
 # Nodes of fixed keys; what else stands in the others is an argument of their _target_.
 CLOSED = {
     RunConfig: "", PrunerConfig: "pruner", RegrowthConfig: "regrowth", ReplayConfig: "replay",
+    VaeConfig: "replay.vae", ControllerConfig: "regrowth.controller",
     DistillationConfig: "distillation", RecoveryConfig: "recovery", CacheConfig: "cache",
     TrainerConfig: "trainer",
 }  # fmt: skip

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from math import isfinite
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,6 +25,8 @@ def validate(config: DictConfig) -> None:
         if value is None or not entry.metadata:
             continue
         bounds, choices = entry.metadata.get("bounds", {}), entry.metadata.get("choices")
+        if isinstance(value, float) and not isfinite(value):
+            raise SettingError(name, f"must be finite, not {value}")
         if not all(BOUNDS[bound][1](value, limit) for bound, limit in bounds.items()):
             raise SettingError(name, f"must be {allowed(entry)}, not {value}")
         if choices and value not in choices and not (entry.metadata["importable"] and "." in value):
@@ -103,6 +106,21 @@ def _check_consolidation(config: DictConfig) -> None:
         raise SettingError("distillation.during", problem)
     if config.regrowth.source == "cache" and config.cache.kind == "none":
         raise SettingError("regrowth.source", "cache needs one; set cache=memory or cache=disk")
+    by_itself = replay.storage in ("herding", "reservoir", "generative", "training")
+    if by_itself and replay.selection != "uniform":
+        problem = f"{replay.storage} goes by no rank of images; set replay.selection=uniform"
+        raise SettingError("replay.storage", problem)
+    if replay.storage in ("generative", "training") and replay.sampling != "shuffled":
+        problem = f"there is no memory to draw from with replay.storage={replay.storage}"
+        raise SettingError("replay.sampling", problem)
+    regrowth = config.regrowth
+    by_reference = {"reference", "saliency", "greedy", "proportional"}
+    chosen = {regrowth.score, regrowth.allocation, regrowth.initial}
+    if regrowth.source is not None and by_reference.isdisjoint(chosen):
+        problem = "is looked at by regrowth=reference and saliency; or regrowth.initial=reference"
+        raise SettingError("regrowth.source", problem)
+    if recovery.rewind_to is not None and not recovery.rewind_weights:
+        raise SettingError("recovery.rewind_to", "needs recovery.rewind_weights=true")
     if recovery.rewind_weights and config.schedule._target_.endswith(".Adaptive"):
         problem = "would undo what schedule=adaptive has measured; choose another of the two"
         raise SettingError("recovery.rewind_weights", problem)

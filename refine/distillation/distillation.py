@@ -1,6 +1,7 @@
 """How does a teacher come into the loss?"""
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class Distillation:
     match: ``logits`` or ``features``, or a function like these. temperature: what logits are
     divided by. A teacher that does not change answers once for every example of a cycle's memory.
 
-    ValueError for features of a network without a linear layer.
+    ValueError for a setting out of its range, and for features of a network without a linear layer.
     """
 
     def __init__(
@@ -40,6 +41,11 @@ class Distillation:
     ):
         if during not in ("replay", "cycle"):
             raise ValueError(f"during must be replay or cycle, not {during!r}")
+        if not (temperature > 0 and isfinite(temperature) and 0 <= weight <= 1):
+            raise ValueError(
+                "temperature must be above 0 and weight from 0 to 1, not "
+                f"{temperature} and {weight}"
+            )
         self.teacher, self.match = teacher, match
         self.temperature, self.weight, self.during = temperature, weight, during
         self._replaying = self._cut = False
@@ -57,6 +63,11 @@ class Distillation:
         if self.teacher is not None:
             self.teacher.before_cut(model)
             self._cut = True
+
+    def observe(self, model: nn.Module) -> None:
+        """To be called after every training step, for a teacher that follows the network."""
+        if self.teacher is not None:
+            self.teacher.observe(model)
 
     def begin_replay(self) -> None:
         """The steps that follow are of a replay, whose examples have places in a memory."""

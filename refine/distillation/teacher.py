@@ -36,11 +36,14 @@ class Self:
 
 class Ema:
     """A running average of the network's parameters and buffers over its training steps, each with
-    a weight of 1 - decay (Tarvainen & Valpola 2017, arXiv:1703.01780)."""
+    a weight of 1 - decay (Tarvainen & Valpola 2017, arXiv:1703.01780). With several optimizers the
+    step of each counts. ValueError unless 0 <= decay < 1."""
 
     steady = False
 
     def __init__(self, decay: float = 0.99):
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be from 0 to below 1, not {decay}")
         self.decay = decay
         self.network: nn.Module | None = None
 

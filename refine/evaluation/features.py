@@ -13,7 +13,10 @@ def with_features(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError("features are the input of a linear layer, and the network has none")
     seen: list[Tensor] = []
     handles = [
-        layer.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+        layer.register_forward_pre_hook(
+            lambda module, given, named: seen.append(given[0] if given else named["input"]),
+            with_kwargs=True,
+        )
         for layer in layers
     ]
     try:

@@ -82,6 +82,13 @@ class Recovery:
         self.active, self._step, self._steps = True, 0, steps
         self._set()
 
+    def plan(self, steps: int) -> None:
+        """There will be ``steps`` training steps from here until the next cut, which may be other
+        than was said when the curve began."""
+        if self.active and steps > 0:
+            self._steps = self._step + steps
+            self._set()
+
     def step(self) -> None:
         """Moves on to the rate of the next training step."""
         if self.active:

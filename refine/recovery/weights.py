@@ -68,12 +68,9 @@ class WeightRewind:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what ``state_dict`` gave; its tensors may be on another device. ValueError if
-        it was noted after another epoch."""
-        if state["parameters"] and state["epoch"] != self.epoch:
-            raise ValueError(
-                f"the weights noted are of epoch {state['epoch']}, not of {self.epoch}"
-            )
+        """Takes over what ``state_dict`` gave, its epoch too; its tensors may be on another
+        device."""
+        self.epoch = state["epoch"]
         self._parameters = dict(state["parameters"])
         self._buffers, self._alive = dict(state["buffers"]), dict(state["alive"])
 

@@ -44,6 +44,8 @@ class Generative:
     _seen: Tensor | None = field(init=False, repr=False, default=None)  # counts of this task
 
     def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch_size < 1 or self.training_steps < 1:
+            raise ValueError("a replay needs steps from 0, batch_size and training_steps from 1 on")
         self.generator = torch.Generator().manual_seed(stream(self.seed, "generative"))
 
     @property

@@ -50,6 +50,8 @@ class Replay:
     _memory: Memory = field(init=False, repr=False, compare=False, default_factory=Memory)
 
     def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch_size < 1 or self.buffer_size < 1:
+            raise ValueError("a replay needs steps from 0, buffer_size and batch_size from 1 on")
         self.generator = torch.Generator().manual_seed(self.seed)
 
     @property
