@@ -81,7 +81,9 @@ def assembled(
     )
     schedule = build_schedule(config, refinement, course)
     rewind = build_rewind(config, refinement, schedule, course)
-    learning_rate = build_learning_rate(config, stepper.optimizer, schedule, course)
+    learning_rate = build_learning_rate(
+        config, stepper.optimizer, schedule, course, refinement.masks.prunable
+    )
     if fresh:
         begin_(config, refinement)
         check_schedule(config, schedule, refinement, course)

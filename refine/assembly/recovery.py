@@ -20,17 +20,18 @@ CURVES = "refine.recovery"
 
 
 def build_learning_rate(
-    config: DictConfig, optimizer: Optimizer, schedule: Schedule, course: Course
+    config: DictConfig, optimizer: Optimizer, schedule: Schedule, course: Course, prunable: int
 ) -> LearningRate:
     """The rate of every step: the recipe's curve, and from the first cut on the recovery's.
 
     With a recovery the recipe's curve, whose ``total`` is its length, ends with the first cut.
+    ``prunable``: how many weights can be cut.
     """
     node, trainer = config.recovery, config.trainer
     per = trainer.lr_scheduler.get("per", "epoch")
     epochs, steps = trainer.epochs, course.total_steps(trainer.batch_size)
     if node.curve != "none":
-        epochs, steps = _original(config, schedule, course)
+        epochs, steps = _original(config, schedule, course, prunable)
     total = steps if per == "batch" else epochs
     length = total or (course.total_steps(trainer.batch_size) if per == "batch" else trainer.epochs)
     highest = node.max_lr or float(optimizer.param_groups[0]["lr"])
@@ -67,10 +68,10 @@ def build_rewind(
     config: DictConfig, refinement: RuntimeRefinement, schedule: Schedule, course: Course
 ) -> WeightRewind | None:
     """What takes the weights back after each cut, if anything does."""
-    node, surviving = config.recovery, refinement.masks.prunable
+    node, prunable = config.recovery, refinement.masks.prunable
     if not node.rewind_weights:
         return None
-    first = _first_epoch(config, schedule, course)
+    first = _first_epoch(config, schedule, course, prunable)
     if first is None:
         return WeightRewind(refinement.model, refinement.masks, 0)
     if first == 0:
@@ -79,7 +80,7 @@ def build_rewind(
         )
     to = node.rewind_to
     if to is None:
-        steps = steps_until_next(schedule, course, config.trainer.batch_size, first, 0, surviving)
+        steps = steps_until_next(schedule, course, config.trainer.batch_size, first, 0, prunable)
         last = course.steps_before(first + 1, config.trainer.batch_size) / first
         to = max(0, first - max(1, node.epochs or round(steps / last)))
     if to >= first:
@@ -88,26 +89,30 @@ def build_rewind(
     return WeightRewind(refinement.model, refinement.masks, to)
 
 
-def _first_epoch(config: DictConfig, schedule: Schedule, course: Course) -> int | None:
+def _first_epoch(
+    config: DictConfig, schedule: Schedule, course: Course, prunable: int
+) -> int | None:
     """The epoch that the first cycle follows, or comes in; as if nothing had been cut yet, so that
     a run that goes on finds the same."""
     batch_size = config.trainer.batch_size
     by_step = schedule.by == "step"
     length = course.total_steps(batch_size) if by_step else course.epochs
-    first = next_due(schedule, -1, length, schedule.prunable)
+    first = next_due(schedule, -1, length, prunable)
     if first is None or not by_step:
         return first
     epochs = range(course.epochs + 1)
     return next(e for e in epochs if course.steps_before(e + 1, batch_size) >= first)
 
 
-def _original(config: DictConfig, schedule: Schedule, course: Course) -> tuple[int, int]:
+def _original(
+    config: DictConfig, schedule: Schedule, course: Course, prunable: int
+) -> tuple[int, int]:
     """Epochs and steps of the recipe's curve; zeros where nothing says how long it was."""
-    first = _first_epoch(config, schedule, course)
+    first = _first_epoch(config, schedule, course, prunable)
     epochs = config.recovery.original_epochs or (course.epochs if first is None else first)
     batch_size = config.trainer.batch_size
     if schedule.by == "step" and config.recovery.original_epochs is None and first is not None:
-        return epochs, next_due(schedule, -1, course.total_steps(batch_size), schedule.prunable)
+        return epochs, next_due(schedule, -1, course.total_steps(batch_size), prunable)
     if epochs <= course.epochs:
         return epochs, course.steps_before(epochs + 1, batch_size)
     return epochs, epochs * course.steps(1, batch_size)
