@@ -72,6 +72,20 @@ def stopped_and_gone_on(run, monkeypatch):
     return call
 
 
+@pytest.fixture
+def taken(monkeypatch):
+    """The learning rate of every step of an epoch, from here on."""
+    rates, step = [], Stepper.__call__
+
+    def noting(self, images, labels, *replayed):
+        if not replayed:
+            rates.append(self.optimizer.param_groups[0]["lr"])
+        return step(self, images, labels, *replayed)
+
+    monkeypatch.setattr(Stepper, "__call__", noting)
+    return rates
+
+
 def same(whole, stopped):
     weights = [(place / "model.safetensors").read_bytes() for place in (whole, stopped)]
     return weights[0] == weights[1] and all(
@@ -152,19 +166,10 @@ def test_memory_is_bounded_and_reported(run):
 
 
 @pytest.mark.parametrize("recovery", ["fine_tune", "slr", "clr", "one_cycle", "lr_rewind"])
-def test_the_rate_follows_the_curve_after_each_cut(run, recovery, monkeypatch):
+def test_the_rate_follows_the_curve_after_each_cut(run, recovery, taken):
     from refine import recovery as curves
     from refine.recovery import Rates
 
-    taken = []
-    step = Stepper.__call__
-
-    def noting(self, images, labels, *replayed):
-        if not replayed:
-            taken.append(self.optimizer.param_groups[0]["lr"])
-        return step(self, images, labels, *replayed)
-
-    monkeypatch.setattr(Stepper, "__call__", noting)
     run(*TINY, f"recovery={recovery}", "trainer=sgd_cosine", "trainer.epochs=6", "schedule.start=3",
         "schedule.stop=5", "schedule.interval=2", "trainer.batch_size=15")  # fmt: skip
     assert len(taken) == 6 * 4
@@ -315,16 +320,7 @@ def test_a_finished_run_goes_on_to_more_epochs_with_its_recovery(run):
         assert rates[4] > 1e-5  # the rest of a longer curve, not the end of the short one
 
 
-def test_by_step_the_original_schedule_ends_with_the_first_cut(run, monkeypatch):
-    taken = []
-    step = Stepper.__call__
-
-    def noting(self, images, labels, *replayed):
-        if not replayed:
-            taken.append(self.optimizer.param_groups[0]["lr"])
-        return step(self, images, labels, *replayed)
-
-    monkeypatch.setattr(Stepper, "__call__", noting)
+def test_by_step_the_original_schedule_ends_with_the_first_cut(run, taken):
     run(*TINY, "trainer=adam_one_cycle", "trainer.batch_size=15", "trainer.epochs=4",
         "schedule.by=step", "schedule.start=6", "schedule.interval=6",
         "recovery=lr_rewind")  # fmt: skip
