@@ -303,7 +303,7 @@ def _curves(axes: Axes, by_arm: dict[str, list[Outcome]]) -> None:
             range(1, len(means) + 1), [100 * mean for mean in means], color=colour, label=name,
             linewidth=1.2, linestyle="--" if name == JOINT else "-", marker="o", markersize=2,
         )  # fmt: skip
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 4, 5, 10]))
     axes.set_xlabel("epoch; dotted: the next task begins", fontsize=8)
     axes.set_ylabel("average accuracy of tasks so far (%)", fontsize=8)
     axes.set_ylim(0, 104)

@@ -4,7 +4,7 @@
 
 The reference is the cut alone: after it come as many ordinary training steps as a replay takes.
 Each part of a cycle is added to that, by itself, and each part of the paper's cycle is taken out of
-the whole; every arm but one takes the same number of training steps. All of it once on a third of
+the whole; every arm but one takes the same number of training steps. All of it once on a fifth of
 the paper's data and replay (``experiment=ablation``) and once on as much of the frontier's, to 95 %
 sparsity. The accuracy on 2,500 held-out training images decides; test images decide nothing.
 ``recovery=fine_tune`` and ``lr_rewind`` are left out: of a constant rate they make the same
@@ -127,18 +127,18 @@ def _recipe(
 RECIPES = {
     "paper": _recipe(
         ("experiment=ablation",),
-        ("replay.buffer_size=350", "replay.steps=10"),
+        ("replay.buffer_size=200", "replay.steps=6"),
         "high_loss uniform reservoir prioritized uncertainty class_balanced herding generative",
         "slr clr one_cycle weight_rewind",
         whole=True,
     ),
     "frontier": _recipe(
         (
-            "experiment=frontier", "schedule.target_sparsity=0.95", "dataset.subset_size=6000",
-            "dataset.validation_size=2500", "replay=training", "replay.steps=5",
+            "experiment=frontier", "schedule.target_sparsity=0.95", "dataset.subset_size=4500",
+            "dataset.validation_size=2500", "replay=training", "replay.steps=3",
             "replay.batch_size=64",
         ),
-        ("replay.buffer_size=350", "replay.steps=5", "replay.batch_size=64"),
+        ("replay.buffer_size=200", "replay.steps=3", "replay.batch_size=64"),
         "high_loss uniform reservoir prioritized",
         "slr clr",
         whole=False,
