@@ -260,6 +260,6 @@ def _summary(
         "total_parameters": refinement.total_parameters,
         "compression": refinement.total_parameters / refinement.active_parameters,
         "seconds": seconds,
-        **({} if last.forgetting is None else {"forgetting": last.forgetting}),
+        **({} if last.forgetting is None or cut_last else {"forgetting": last.forgetting}),
         "last_epoch": dataclasses.asdict(last),
     }
