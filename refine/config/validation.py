@@ -25,10 +25,10 @@ def validate(config: DictConfig) -> None:
         if value is None or not entry.metadata:
             continue
         bounds, choices = entry.metadata.get("bounds", {}), entry.metadata.get("choices")
-        if isinstance(value, float) and not isfinite(value):
-            raise SettingError(name, f"must be finite, not {value}")
         if not all(BOUNDS[bound][1](value, limit) for bound, limit in bounds.items()):
             raise SettingError(name, f"must be {allowed(entry)}, not {value}")
+        if isinstance(value, float) and not isfinite(value):
+            raise SettingError(name, f"must be finite, not {value}")
         if choices and value not in choices and not (entry.metadata["importable"] and "." in value):
             raise SettingError(name, f"there is no {value!r}; {one_of(list(choices), value)}")
         pattern = entry.metadata.get("pattern")
