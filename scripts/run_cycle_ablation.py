@@ -139,8 +139,8 @@ RECIPES = {
             "replay.batch_size=64",
         ),
         ("replay.buffer_size=200", "replay.steps=3", "replay.batch_size=64"),
-        "high_loss uniform reservoir prioritized",
-        "slr clr",
+        "high_loss uniform",
+        "slr",
         whole=False,
     ),
 }  # fmt: skip
@@ -352,7 +352,13 @@ def forest(by_recipe: dict[str, dict[Arm, Difference]]) -> Figure:
     ]
     marks += panels[0].plot([], [], "o", color=COLOURS[NOTHING], markersize=4, label=NOTHING)
     marks += panels[0].plot([], [], " ", label="*: clear for all rows at once")
-    figure.legend(handles=marks, loc="outside lower center", ncols=4, fontsize=7.5, frameon=False)
+    figure.legend(
+        handles=marks,
+        loc="outside lower center",
+        ncols=2 * len(by_recipe),
+        fontsize=7.5,
+        frameon=False,
+    )
     return figure
 
 
