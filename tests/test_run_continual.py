@@ -15,6 +15,8 @@ TINY = (
 )  # fmt: skip
 ARMS = ("nothing", "reservoir", "all three")
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def study():

@@ -17,6 +17,8 @@ TINY = (
 ARMS = ("l1 + fine-tune", "l1 + CLR", "random + fine-tune", "random + CLR", "re-initialised + CLR")
 QUANTILE = 12.706204736  # of Student's t with one degree of freedom, 97.5 %
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def study():
