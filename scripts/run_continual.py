@@ -310,7 +310,7 @@ def _curves(axes: Axes, by_arm: dict[str, list[Outcome]]) -> None:
     axes.set_xlabel("epoch; dotted: the next task begins", fontsize=8)
     axes.set_ylabel("average accuracy of tasks so far (%)", fontsize=8)
     axes.set_ylim(0, 104)
-    axes.legend(fontsize=6.5, frameon=False, loc="lower left", ncols=2, columnspacing=1)
+    axes.legend(fontsize=6.5, frameon=False, loc="best", ncols=2, columnspacing=1)
 
 
 def _bars(axes: Axes, by_arm: dict[str, list[Outcome]]) -> None:
