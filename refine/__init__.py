@@ -13,6 +13,7 @@ _HOMES = {
     "Distillation": "refine.distillation",
     "Recovery": "refine.recovery",
     "Cache": "refine.cache",
+    "load_model": "refine.network_file",
 }
 __all__ = sorted(_HOMES)
 

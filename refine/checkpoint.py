@@ -82,6 +82,8 @@ class Parts:
         before has the rates of the longer curve from here on.
         """
         model = self.refinement.model
+        sizes = {n: t.shape for n, t in (state["model"] | state["buffers"]).items()}
+        self.refinement.reshape_(sizes)
         model.load_state_dict(state["model"])
         with torch.no_grad():
             for name, buffer in state["buffers"].items():

@@ -12,7 +12,7 @@ class CycleReport:
     be cut. ``cut`` and ``grown`` count the weights of each tensor, ``seconds`` has the time of each
     step. The accuracies are there if the cycle was given something to measure them with.
     ``memory_examples`` and ``memory_bytes`` are what the replay's memory holds, ``cache_bytes``
-    what the cache does.
+    what the cache does. Of a cut of channels, ``channels`` and ``macs`` (of one input) are left.
     """
 
     cycle: int
@@ -31,6 +31,8 @@ class CycleReport:
     memory_bytes: int
     cache_bytes: int
     seconds: dict[str, float]
+    channels: int | None = None
+    macs: int | None = None
 
     def __getitem__(self, name: str) -> Any:
         if name not in {entry.name for entry in fields(self)}:

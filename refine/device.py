@@ -104,6 +104,10 @@ class Precision:
         """Adds the gradients of ``loss``, scaled where the precision needs it."""
         self._scaler.scale(loss).backward()
 
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Makes the gradients what they are, for who changes them before the step."""
+        self._scaler.unscale_(optimizer)
+
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """One step of ``optimizer`` on the gradients, unscaled; skipped if they overflowed."""
         self._scaler.step(optimizer)

@@ -38,6 +38,10 @@ class ReportError(Exception):
     """A report that cannot be made: why, and what would be right."""
 
 
+class NetworkError(Exception):
+    """A file that holds no network, or another one than was asked for."""
+
+
 def one_of(known: list[str], given: str) -> str:
     """The sentence that lists what ``given`` could have been, the nearest first."""
     near = get_close_matches(given, known, n=1, cutoff=0.6)

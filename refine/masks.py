@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from refine.channels import by_output
 from refine.ranking import lowest, survivors
+from refine.shrinking import Smaller
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of the weights' type
 PRUNABLE_LAYERS = (
@@ -54,6 +55,7 @@ class Masks(Mapping[str, Tensor]):
         for name in names:
             self._find(model, name)
         self._alive = {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names}
+        self._at_first = sum(mask.numel() for mask in self._alive.values())
         self._attached: dict[str, str] = {}  # parameter of output channels: the layer's tensor
         self._channels: dict[str, Tensor] = {}  # of the attached with cut ones: True where it lives
         self._bits: dict[str, Tensor] = {}  # of tensors with cut weights: all ones where one lives
@@ -73,13 +75,18 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def prunable(self) -> int:
-        """How many weights could ever be cut."""
-        return sum(mask.numel() for mask in self._alive.values())
+        """How many weights could ever be cut, those of channels that are gone among them."""
+        return self._at_first
 
     @property
     def surviving(self) -> int:
         """How many of these live."""
         return sum(survivors(mask) for mask in self._alive.values())
+
+    @property
+    def masked(self) -> int:
+        """How many are there and held at 0."""
+        return sum(mask.numel() - survivors(mask) for mask in self._alive.values())
 
     @property
     def attached_cut(self) -> int:
@@ -189,6 +196,21 @@ class Masks(Mapping[str, Tensor]):
         self._bits.clear()
         self._channels.clear()
         self.cut_({name: ~mask for name, mask in self._alive.items() if not mask.all()})
+
+    def shrink_(self, smaller: Smaller) -> None:
+        """To be called when the network has become ``smaller``: what is left is masked as it was."""
+        for home in (self._alive, self._channels):
+            for name, mask in home.items():
+                home[name] = smaller.of(name, mask)
+        for name in list(self._bits):
+            self._bits[name] = self._as_bits(name, self._parameter(name))
+
+    def reset_(self) -> None:
+        """Lets all weights live; their tensors may have other shapes than before."""
+        self._bits.clear()
+        self._channels.clear()
+        for name, weight in self.weights().items():
+            self._alive[name] = torch.ones_like(weight, dtype=torch.bool)
 
     @torch.no_grad()
     def zero_cut_(self, among: Collection[int] | None = None) -> None:

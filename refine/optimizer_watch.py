@@ -12,9 +12,11 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from refine.freeze import Freeze
 from refine.masks import Masks
+from refine.shrinking import Replaced, rebind_
 
 # A watch lives as long as its network. There is one pair of hooks for all of them, never removed:
 # their number must not change while torch walks through them.
@@ -63,6 +65,7 @@ class OptimizerWatch:
         self._strangers: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._freeze: Freeze | None = None
         self._followers: list[weakref.WeakMethod] = []
+        self._replaced = WeakTensorKeyDictionary()  # of an old parameter the new, where it was
 
     def follow(self, method: Callable[[nn.Module], None]) -> None:
         """From now on ``method`` is called with the network after every step of any of its
@@ -106,6 +109,14 @@ class OptimizerWatch:
                 covered |= mine
         return chosen
 
+    def rebind_(self, replaced: Replaced) -> None:
+        """Lets every optimizer of the network go on with its new parameters; also those that were
+        not seen yet, from their next step on."""
+        for optimizer in self.alive():
+            rebind_(optimizer, replaced)
+        for old, found in replaced.items():
+            self._replaced[old] = found
+
     def zero_moments_(self) -> None:
         """Clears what the optimizers remember of the weights that are cut."""
         for optimizer in self.alive():
@@ -114,6 +125,7 @@ class OptimizerWatch:
     def before(self, optimizer: Optimizer, has_closure: bool = False) -> None:
         """Notes that ``optimizer`` is about to step, shows the observers its weights, and clears
         their gradients where they are cut."""
+        self._catch_up_(optimizer)
         mine = _parameters(optimizer)
         if not self._seen or self._seen[-1]() is not optimizer:
             if not self._trains(optimizer, mine):
@@ -144,6 +156,18 @@ class OptimizerWatch:
             if self._followers and (model := self._model()) is not None:
                 for method in self._followers:
                     method()(model)
+
+    def _catch_up_(self, optimizer: Optimizer) -> None:
+        while self._replaced:
+            stale = {
+                parameter: self._replaced[parameter]
+                for group in optimizer.param_groups
+                for parameter in group["params"]
+                if parameter in self._replaced
+            }
+            if not stale:
+                return
+            rebind_(optimizer, stale)
 
     def _trains(self, optimizer: Optimizer, mine: set[int]) -> bool:
         if self._strangers.get(optimizer) == len(mine):  # and no parameter was added to it since

@@ -6,7 +6,7 @@ on.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,15 +22,19 @@ from refine.distillation import Distillation
 from refine.masks import Masks
 from refine.optimizer_watch import watch
 from refine.pruning.allocation import erk, layerwise
+from refine.pruning.channel_cut import ChannelCut
 from refine.pruning.cut import Cut
 from refine.pruning.granularity import Granularity, weight
 from refine.pruning.importance import magnitude, random
 from refine.pruning.reference import Reference
 from refine.pruning.regrowth import Regrown, Regrowth
 from refine.pruning.score import score
+from refine.pruning.structured import Plan, Structured
 from refine.pruning.trial import trial
+from refine.regularization import Regularizer
 from refine.replay import Replay, Replayed
 from refine.replay_training import ReplayTraining, Step
+from refine.shrinking import Smaller, reshape_, smaller_
 
 ReplayBatches = Callable[[nn.Module, Iterable[Batch]], Iterator[Batch | Replayed]]
 FROM_CACHE = "cache"
@@ -62,6 +66,13 @@ class RuntimeRefinement:
         inputs of highest loss; ``Replay(steps=0)`` for none.
     distillation: a teacher for the replay's steps, see refine/distillation/; by default none.
     cache: keeps what is cut, for ``restore``; by default nothing does.
+    structured: takes whole channels out of the network in place of single weights, with all that
+        depends on them: it becomes physically smaller. Needs torch-pruning; importance, allocation,
+        granularity, regrowth and cache are then of no use. Parameters are new ones after a cut;
+        optimizers go on with them and their moments, by themselves.
+    example: inputs like those of the network, for structured; by default the loader's first.
+    regularizer: what training steps add to the gradients (refine/regularization/): it goes along
+        with the channels that stay.
     downscale_factor: the prunable weights are multiplied by it before the cut.
     loss: ``(outputs, targets) -> scalar``, and a number per element with ``reduction="none"``, as
         the losses of torch.nn.functional do; the default replay ranks its inputs by it.
@@ -91,6 +102,9 @@ class RuntimeRefinement:
         replay: Replay | ReplayBatches | None = None,
         distillation: Distillation | None = None,
         cache: Cache | None = None,
+        structured: Structured | None = None,
+        example: Tensor | None = None,
+        regularizer: Regularizer | None = None,
         downscale_factor: float = 0.98,
         loss: Callable[..., Tensor] = F.cross_entropy,
         optimizer: Optimizer | None = None,
@@ -113,6 +127,17 @@ class RuntimeRefinement:
         self.cache = cache
         if reference == FROM_CACHE and cache is None:
             raise ValueError("reference='cache' needs a cache")
+        self.regularizer = regularizer
+        self.channels: ChannelCut | None = None
+        if structured is not None:
+            if cache is not None or self.regrowth.active:
+                raise ValueError("channels that are taken out neither grow back nor are cached")
+            if self.masks.attached:
+                raise ValueError("the channels of this model are masked already")
+            self.channels = ChannelCut(model, structured, example, self.masks, downscale_factor)
+        # What is told when the network becomes smaller.
+        self.shrinking: list[Callable[[Smaller], None]] = []
+        self._total = sum(parameter.numel() for parameter in model.parameters())
         self._by_cache, self._own_reference = reference == FROM_CACHE, reference is None
         self.reference = None if self._by_cache else reference
         self.scoring_batches, self.trial_steps = scoring_batches, trial_steps
@@ -138,14 +163,14 @@ class RuntimeRefinement:
 
     @property
     def total_parameters(self) -> int:
-        """All parameters of the model, also those that are never cut."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        """All parameters that the model had at first, also those that are never cut."""
+        return self._total
 
     @property
     def active_parameters(self) -> int:
         """The parameters less the weights that were cut, and what went with their channels."""
-        cut = self.masks.prunable - self.masks.surviving + self.masks.attached_cut
-        return self.total_parameters - cut
+        present = sum(parameter.numel() for parameter in self.model.parameters())
+        return present - self.masks.masked - self.masks.attached_cut
 
     @property
     def sparsity(self) -> float:
@@ -156,6 +181,17 @@ class RuntimeRefinement:
     def prunable_sparsity(self) -> float:
         """Share of the prunable weights that was cut."""
         return 1 - self.masks.surviving / self.masks.prunable
+
+    @property
+    def prunable(self) -> int:
+        """What ``surviving`` was at first."""
+        return self.channels.full if self.channels else self.masks.prunable
+
+    @property
+    def surviving(self) -> int:
+        """What a cycle's ratio is a share of: the weights that live, or what is left of that which
+        ``structured.unit`` counts."""
+        return self.channels.surviving if self.channels else self.masks.surviving
 
     def refinement_cycle(
         self,
@@ -196,13 +232,11 @@ class RuntimeRefinement:
         samples = Samples(
             batches if scoring is None else OnDevice(scoring, self.device), self.scoring_batches
         )
-        cut = Cut(self.model, self.masks, self.allocation, self.granularity, self.downscale_factor)
+        cut = self._cut(samples)
         self._watch.train_all_()
 
         with self._timed(seconds, "importance"):
-            scores = {}
-            if prune_ratio > 0:
-                scores = score(self.importance, self.model, samples, self.loss, self.cycles)
+            scores = cut.scored(samples, self.loss) if prune_ratio > 0 else {}
         with self._timed(seconds, "allocation"):
             chosen = cut.choose(scores, prune_ratio)
             if floor is not None and prune_ratio > 0:
@@ -215,13 +249,7 @@ class RuntimeRefinement:
             if prune_ratio >= 0 and (floor is None or prune_ratio):
                 cut.downscale_()
         with self._timed(seconds, "cut"):
-            if self.regrowth.by_reference and self.reference is None and not self._by_cache:
-                self.reference = Reference.of(self.model, self.masks)
-            self.regrowth.note_cut(self.masks, chosen)
-            if self.cache:
-                self.cache.note_cut(self.cycles + 1, self.masks, chosen)
-            self.masks.cut_(chosen)
-            self._watch.zero_moments_()
+            gone = self._shrink_(chosen) if self.channels else self._mask_(chosen)
             self.cycles += 1  # whatever fails from here on, it has cut
         with self._timed(seconds, "evaluate_cut"):
             after_cut = evaluate(self.model) if evaluate else None
@@ -243,7 +271,7 @@ class RuntimeRefinement:
         return CycleReport(
             cycle=self.cycles,
             ratio=prune_ratio,
-            cut={name: int(marks.sum()) for name, marks in chosen.items()},
+            cut=gone,
             grown=grown,
             sparsity=self.sparsity,
             prunable_sparsity=self.prunable_sparsity,
@@ -257,6 +285,7 @@ class RuntimeRefinement:
             memory_bytes=getattr(self.replay, "bytes", 0),
             cache_bytes=self.cache.bytes if self.cache else 0,
             seconds=seconds,
+            **self._left(),
         )
 
     def restore(
@@ -316,6 +345,8 @@ class RuntimeRefinement:
             "reference": vars(self.reference) if self.reference and self._own_reference else {},
             "distillation": self.distillation.state_dict(),
             "cache": self.cache.state_dict() if self.cache else {},
+            "channels": self.channels.state_dict() if self.channels else {},
+            "regularizer": self.regularizer.state_dict() if self.regularizer else {},
             "free": self._watch.free,
             "only_epochs": self._only_epochs,
         }
@@ -331,8 +362,72 @@ class RuntimeRefinement:
         self.distillation.load_state_dict(state["distillation"], self.model)
         if self.cache:
             self.cache.load_state_dict(state["cache"])
+        if self.channels:
+            self.channels.load_state_dict(state["channels"])
+        if self.regularizer:
+            self.regularizer.load_state_dict(state["regularizer"])
         self._watch.train_only_(state["free"])
         self._only_epochs = state["only_epochs"]
+
+    def reshape_(self, sizes: Mapping[str, Sequence[int]]) -> None:
+        """Gives the model tensors of these sizes, by name, such as those of a smaller network that
+        is to be loaded next. ValueError if they are of another network."""
+        replaced = reshape_(self.model, sizes)
+        if replaced:
+            self.masks.reset_()
+            self._watch.rebind_(replaced)
+        if self.channels:
+            self.channels.changed()
+
+    def _cut(self, samples: Samples) -> Cut | ChannelCut:
+        if self.channels is None:
+            return Cut(
+                self.model,
+                self.masks,
+                self.importance,
+                self.allocation,
+                self.granularity,
+                self.downscale_factor,
+                self.cycles,
+            )
+        if not self.channels.known:
+            first = next(iter(samples), None)
+            if first is None:
+                raise ValueError("structured needs example inputs, or a loader with a batch")
+            self.channels.look(first[0])
+        self.channels.number = self.cycles
+        return self.channels
+
+    def _mask_(self, chosen: dict[str, Tensor]) -> dict[str, int]:
+        """Cuts the marked weights; how many of each tensor."""
+        if self.regrowth.by_reference and self.reference is None and not self._by_cache:
+            self.reference = Reference.of(self.model, self.masks)
+        self.regrowth.note_cut(self.masks, chosen)
+        if self.cache:
+            self.cache.note_cut(self.cycles + 1, self.masks, chosen)
+        self.masks.cut_(chosen)
+        self._watch.zero_moments_()
+        return {name: int(marks.sum()) for name, marks in chosen.items()}
+
+    def _shrink_(self, chosen: Plan | None) -> dict[str, int]:
+        """Takes channels out, and what belongs to them out of all that goes with the network; how
+        many weights of each prunable tensor."""
+        if chosen is None:
+            return {}
+        gone = chosen.smaller.removed(self.model)
+        self._watch.rebind_(smaller_(self.model, chosen.smaller))
+        self.masks.shrink_(chosen.smaller)
+        self.channels.changed()
+        self.distillation.shrunk_(chosen.smaller)
+        if self.regularizer:
+            self.regularizer.shrunk_(self.model, chosen.smaller)
+        for follow in self.shrinking:
+            follow(chosen.smaller)
+        return {name: count for name, count in gone.items() if name in self.masks}
+
+    def _left(self) -> dict[str, int]:
+        """Of a report: channels and multiply-accumulates."""
+        return {} if self.channels is None else self.channels.left_now()
 
     def _regrow(
         self,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 EPOCHS_FILE, CYCLES_FILE, EPISODES_FILE = "metrics.csv", "cycles.csv", "controller.csv"
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 LOG_FILE, FIGURE_FILE, LOCK_FILE = "run.log", "refinement.png", ".lock"
-CACHE_DIRECTORY = "cache"
+CACHE_DIRECTORY, MODEL_FILE = "cache", "model.safetensors"
 CHECKPOINT_FILES = ("checkpoint.pt", "checkpoint.before.pt")  # the latest, the one before it
 
 
@@ -66,6 +66,8 @@ class CycleRow:
     memory_examples: int = 0  # what the replay's memory holds
     memory_bytes: int = 0
     cache_bytes: int = 0  # of what all cycles cut, as it is kept
+    channels: int | None = None  # columns of pruner=structured only: left, of all layers
+    macs: int | None = None  # multiply-accumulates for one image that are left
 
 
 @dataclass(frozen=True)

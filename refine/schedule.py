@@ -9,7 +9,7 @@ are made from the same settings, of which each uses its own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import cos, floor, pi
+from math import ceil, cos, floor, pi
 
 __all__ = [
     "Adaptive",
@@ -21,6 +21,7 @@ __all__ = [
     "Never",
     "OneShot",
     "Periodic",
+    "Toward",
 ]
 
 
@@ -271,6 +272,34 @@ class Adaptive(Settings):
     def due(self, at: int, surviving: int) -> float | None:
         """The ratio that is tried first; see ``accept`` of ``refinement_cycle``."""
         return None if self.number(at) is None else self.share(surviving)
+
+
+@dataclass(frozen=True)
+class Toward:
+    """The cycles of another schedule, by equal factors to the ``goal`` of what survives, which the
+    last one meets."""
+
+    schedule: Settings
+    goal: int
+
+    @property
+    def by(self) -> str:
+        """In what it counts."""
+        return self.schedule.by
+
+    @property
+    def grows(self) -> bool:
+        """Never."""
+        return False
+
+    def due(self, at: int, surviving: int) -> float | None:
+        """The share that is this cycle's part of the way, if it is due."""
+        if self.schedule.due(at, surviving) is None or surviving <= self.goal:
+            return None
+        later = range(at + 1, self.schedule.length + 1)
+        cycles = 1 + sum(self.schedule.due(other, surviving) is not None for other in later)
+        left = max(self.goal, ceil(surviving * (self.goal / surviving) ** (1 / cycles)))
+        return max(0.5, surviving - left - 0.5) / (surviving - 1)
 
 
 def cubic(begin: float, end: float, progress: float) -> float:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from refine.device import Precision
 from refine.distillation import Distillation
+from refine.regularization import Regularizer
 
 
 @dataclass
@@ -19,6 +20,7 @@ class Stepper:
     precision: Precision
     label_smoothing: float = 0.0
     distillation: Distillation = field(default_factory=Distillation)
+    regularizer: Regularizer | None = None
 
     def __call__(
         self,
@@ -35,6 +37,9 @@ class Stepper:
             loss = self.distillation.blended(loss, matched, images, places)
         self.optimizer.zero_grad()
         self.precision.backward(loss)
+        if self.regularizer is not None and self.regularizer.active:
+            self.precision.unscale(self.optimizer)
+            self.regularizer.add_gradients_(self.model)
         self.precision.step(self.optimizer)
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 

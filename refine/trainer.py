@@ -72,7 +72,7 @@ def train(
     def steps_ahead() -> int:
         if recovery_epochs is not None:
             return recovery_epochs * course.steps(min(at.epoch + 1, course.epochs), batch_size)
-        surviving = refinement.masks.surviving
+        surviving = refinement.surviving
         return steps_until_next(schedule, course, batch_size, at.epoch, at.step, surviving)
 
     def recover() -> None:
@@ -109,7 +109,7 @@ def train(
         if rewind:
             rewind.note(at.epoch)
         if cycle_follows(at, schedule, refinement):
-            yield from cycle(schedule.due(at.epoch, refinement.masks.surviving))
+            yield from cycle(schedule.due(at.epoch, refinement.surviving))
         at.cycled = True
 
     def end_task() -> None:
@@ -133,6 +133,8 @@ def train(
         if at.order is None:
             at.order, at.random = generator.get_state(), random_state()
             refinement.begin_epoch()
+            if stepper.regularizer:
+                stepper.regularizer.begin_epoch(epoch, len(loader))
         elif at.step:  # the batches of its first steps are drawn once more, to get to the next
             generator.set_state(at.order)
             now = random_state()
@@ -153,7 +155,7 @@ def train(
                 _check(at.losses, epoch)
             at.step = step
             if schedule.by == "step":
-                ratio = schedule.due(steps_before + step, refinement.masks.surviving)
+                ratio = schedule.due(steps_before + step, refinement.surviving)
                 if ratio is not None:
                     yield from cycle(ratio)
                     model.train()
@@ -201,7 +203,7 @@ def cycle_follows(at: Position, schedule: Schedule, refinement: RuntimeRefinemen
     """Whether a cycle is left to do after the epoch that was measured last."""
     if at.cycled or (schedule.by == "step" and at.epoch > 0):
         return False
-    return schedule.due(at.epoch, refinement.masks.surviving) is not None
+    return schedule.due(at.epoch, refinement.surviving) is not None
 
 
 def _cycle_row(report: CycleReport, at: Position, step: int) -> CycleRow:
@@ -232,6 +234,8 @@ def _cycle_row(report: CycleReport, at: Position, step: int) -> CycleRow:
         memory_examples=report.memory_examples,
         memory_bytes=report.memory_bytes,
         cache_bytes=report.cache_bytes,
+        channels=report.channels,
+        macs=report.macs,
     )
 
 

@@ -8,6 +8,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from refine.assembly.channels import (
+    build_regularizer,
+    build_structured,
+    check_goal,
+    example_of,
+)
 from refine.assembly.consolidation import build_cache, build_distillation, build_replay
 from refine.assembly.model import build_model
 from refine.assembly.recovery import build_learning_rate, build_rewind
@@ -62,7 +68,8 @@ def assembled(
     generator = torch.Generator().manual_seed(config.seed)
     position = Position()
     distillation = build_distillation(config.distillation, model, course)
-    stepper = build_stepper(config, model, precision, distillation)
+    regularizer = build_regularizer(config, model, course)
+    stepper = build_stepper(config, model, precision, distillation, regularizer)
 
     def replay_step(batch: Replayed) -> Tensor:
         loss, _ = stepper(*batch)
@@ -78,13 +85,19 @@ def assembled(
         replay=build_replay(config, model, course, position, precision),
         distillation=distillation,
         cache=build_cache(config.cache, cache_directory),
+        structured=build_structured(config),
+        example=example_of(course),
+        regularizer=regularizer,
     )
     schedule = build_schedule(config, refinement, course)
     rewind = build_rewind(config, refinement, schedule, course)
     learning_rate = build_learning_rate(
-        config, stepper.optimizer, schedule, course, refinement.masks.prunable
+        config, stepper.optimizer, schedule, course, refinement.prunable
     )
+    if rewind:
+        refinement.shrinking.append(rewind.shrunk_)
     if fresh:
+        check_goal(config, refinement)
         begin_(config, refinement)
         check_schedule(config, schedule, refinement, course)
 

@@ -68,7 +68,7 @@ def build_rewind(
     config: DictConfig, refinement: RuntimeRefinement, schedule: Schedule, course: Course
 ) -> WeightRewind | None:
     """What takes the weights back after each cut, if anything does."""
-    node, prunable = config.recovery, refinement.masks.prunable
+    node, prunable = config.recovery, refinement.prunable
     if not node.rewind_weights:
         return None
     first = _first_epoch(config, schedule, course, prunable)

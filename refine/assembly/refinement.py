@@ -71,7 +71,7 @@ def begin_(config: DictConfig, refinement: RuntimeRefinement) -> None:
     """Makes the network what ``start_from`` and ``pruner.initial_sparsity`` say."""
     pruner, masks = config.pruner, refinement.masks
     if config.start_from is not None:
-        load_into_("start_from", config.start_from, refinement.model)
+        load_into_("start_from", config.start_from, refinement.model, refinement.reshape_)
         masks.cut_({name: weight.detach() == 0 for name, weight in masks.weights().items()})
     if pruner.initial_sparsity:
         share = masks.prunable / refinement.total_parameters

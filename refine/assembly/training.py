@@ -6,6 +6,7 @@ from math import floor
 from omegaconf import DictConfig
 from torch import nn
 
+from refine.assembly.channels import goal_of
 from refine.build import build
 from refine.datasets.tasks import Course
 from refine.device import Precision
@@ -14,14 +15,19 @@ from refine.errors import SettingError
 from refine.optimizer_watch import needs_closure
 from refine.phases import Schedule
 from refine.refinement import RuntimeRefinement
-from refine.schedule import Geometric, Never
+from refine.regularization import Regularizer
+from refine.schedule import Geometric, Never, Toward
 from refine.stepper import Stepper
 
 log = logging.getLogger("refine")
 
 
 def build_stepper(
-    config: DictConfig, model: nn.Module, precision: Precision, distillation: Distillation
+    config: DictConfig,
+    model: nn.Module,
+    precision: Precision,
+    distillation: Distillation,
+    regularizer: Regularizer | None,
 ) -> Stepper:
     """The training step with its optimizer."""
     trainer = config.trainer
@@ -33,18 +39,21 @@ def build_stepper(
         raise SettingError(
             "trainer.optimizer", f"{trainer.optimizer._target_} needs a closure; choose another"
         )
-    return Stepper(model, optimizer, precision, trainer.label_smoothing, distillation)
+    return Stepper(model, optimizer, precision, trainer.label_smoothing, distillation, regularizer)
 
 
 def build_schedule(config: DictConfig, refinement: RuntimeRefinement, course: Course) -> Schedule:
     """The schedule of a run."""
+    by_channel = refinement.channels is not None
     given = {
         "ratio": config.pruner.ratio,
         "length": _length(config, course),
-        "prunable": refinement.masks.prunable,
-        "total": refinement.total_parameters,
+        "prunable": refinement.prunable,
+        "total": refinement.prunable if by_channel else refinement.total_parameters,
     }
-    return build("schedule", config.schedule, offered=given)
+    schedule = build("schedule", config.schedule, offered=given)
+    goal = goal_of(config.pruner, refinement.prunable) if by_channel else None
+    return schedule if goal is None else Toward(schedule, goal)
 
 
 def _length(config: DictConfig, course: Course) -> int:
@@ -58,7 +67,7 @@ def check_schedule(
 ) -> None:
     """Walks through the cycles from the network as it is: SettingError for what would fail in the
     middle of the run."""
-    epochs, surviving, cycles = config.trainer.epochs, refinement.masks.surviving, 0
+    epochs, surviving, cycles = config.trainer.epochs, refinement.surviving, 0
     for at in range(_length(config, course) + 1):
         ratio = schedule.due(at, surviving)
         if ratio is None:
@@ -79,6 +88,8 @@ def check_schedule(
             surviving += round(-ratio * surviving)
         elif not refinement.regrowth.active or schedule.grows:
             surviving -= floor(ratio * (surviving - 1)) + 1
+    if not cycles and isinstance(schedule, Toward):
+        raise SettingError("schedule", "has no cycle in which the pruner's target can be reached")
     if not cycles and not isinstance(schedule, Never):
         log.warning("no cycle is due in %d epochs; see schedule.interval", epochs)
     if isinstance(schedule, Geometric) and not refinement.regrowth.active:

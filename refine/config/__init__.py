@@ -6,13 +6,16 @@ Neither torch nor Hydra is imported here.
 from pathlib import Path
 
 import refine
+from refine.config.channels import TARGETS
 from refine.config.fingerprint import fingerprint
-from refine.config.schema import GROUPS, RunConfig, TrackerConfig, settings
+from refine.config.schema import GROUPS, DatasetConfig, RunConfig, TrackerConfig, settings
 from refine.config.setting import allowed
 from refine.config.validation import validate
 
 __all__ = [
     "GROUPS",
+    "TARGETS",
+    "DatasetConfig",
     "RunConfig",
     "TrackerConfig",
     "allowed",

@@ -28,6 +28,25 @@ GRANULARITIES = {
     "kernel": "the kernel of one input and one output channel (Mao et al. 2017)",
     "n_m": "pruner.n of every pruner.m weights along the inputs stay (Zhou et al. 2021)",
 }
+CRITERIA = {
+    "none": "no channels: single weights go, by pruner.importance and pruner.granularity",
+    "magnitude": "sum of |w| (Li et al. 2017)",
+    "bn_scale": "scale of the batch norm (Network Slimming, Liu et al. 2017)",
+    "group_norm": "sum of w^2 of all that depends on a channel, as a share of the group's greatest "
+    "(DepGraph, Fang et al. 2023)",
+    "growing_reg": "the same as a share of the group's mean (GReg, Wang et al. 2021)",
+    "taylor": "sum of |w g| (Molchanov et al. 2019)",
+    "random": "by lot: the control",
+    "fpgm": "distance to the layer's other filters (He et al. 2019)",
+    "lamp": "sum of w^2 over that of the group's channels not smaller (Lee et al. 2021)",
+}
+REGULARIZERS = {
+    "none": "nothing",
+    "bn_scale": "strength times the sign of every batch norm's scale (Liu et al. 2017)",
+    "group_norm": "shrinks whole channels, the smallest of their group most (Fang et al. 2023)",
+    "growing_reg": "the same, the stronger the longer it lasts (GReg, Wang et al. 2021)",
+    "l1": "strength times the sign of every prunable weight (Tibshirani 1996)",
+}
 SELECTIONS = {
     "high_loss": "the images of highest loss (the paper)",
     "uniform": "images chosen by lot",

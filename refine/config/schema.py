@@ -58,11 +58,34 @@ class PrunerConfig:
         },
     )
     min_layer_density: float = setting(
-        "share of its weights that every tensor keeps", at_least=0, below=1, default=0.0
-    )
+        "share of its weights (or channels) that every tensor keeps",
+        at_least=0, below=1, default=0.0,
+    )  # fmt: skip
     scoring_batches: int = setting(
         "batches of training images for scores that need data", at_least=1, default=8
     )
+    criterion: str = setting(
+        "the score of a channel, with which whole channels are taken out of the network",
+        choices=answers.CRITERIA, importable=True, default="none",
+    )  # fmt: skip
+    target_speedup: float | None = setting(
+        "of channels: times fewer multiply-accumulates than at first, which the last cycle reaches",
+        above=1, default=None,
+    )  # fmt: skip
+    target_macs: int | None = setting(
+        "the same as multiply-accumulates for one image", at_least=1, default=None
+    )
+    target_parameters: int | None = setting(
+        "of channels: parameters that the last cycle leaves", at_least=1, default=None
+    )
+    round_to: int = setting(
+        "of channels: widths that change become multiples of it", at_least=1, default=1
+    )
+    min_channels: int = setting("of channels: that every layer keeps", at_least=1, default=1)
+    steps: int = setting(
+        "of channels: parts in which all of them would go; what is left is scored anew after each",
+        at_least=1, default=20,
+    )  # fmt: skip
     initial_sparsity: float = setting(
         "share of all parameters that is cut by lot before the first step",
         at_least=0, below=1, default=0.0,
@@ -156,6 +179,21 @@ class DistillationConfig:
     )
     decay: float = setting("of the running average, a step", at_least=0, below=1, default=0.99)
     source: str | None = setting("of dense: a run's directory or a .safetensors file", default=None)
+
+
+@dataclass
+class RegularizerConfig:
+    """What training steps add to the gradients, so that what is cut later is small by then."""
+
+    kind: str = setting("what", choices=answers.REGULARIZERS, default="none")
+    strength: float | None = setting(
+        "of it; null: as published, bn_scale and l1 1e-5, group_norm 5e-4, growing_reg 1e-4",
+        at_least=0, default=None,
+    )  # fmt: skip
+    growth: float = setting("of growing_reg: an epoch, at most", at_least=0, default=1e-5)
+    warmup: int = setting("epochs in which the strength rises from 0", at_least=0, default=0)
+    start: int = setting("epoch after which it begins", at_least=0, default=0)
+    stop: int | None = setting("its last epoch; null: the run's", at_least=1, default=None)
 
 
 @dataclass
@@ -334,6 +372,7 @@ class RunConfig:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -347,11 +386,11 @@ CLOSED = {
     RunConfig: "", PrunerConfig: "pruner", RegrowthConfig: "regrowth", ReplayConfig: "replay",
     VaeConfig: "replay.vae", ControllerConfig: "regrowth.controller",
     DistillationConfig: "distillation", RecoveryConfig: "recovery", CacheConfig: "cache",
-    TrainerConfig: "trainer",
+    RegularizerConfig: "regularizer", TrainerConfig: "trainer",
 }  # fmt: skip
 GROUPS = (
-    "model", "dataset", "pruner", "regrowth", "replay", "distillation", "recovery", "cache",
-    "schedule", "trainer", "tracker", "experiment", "control",
+    "model", "dataset", "pruner", "regularizer", "regrowth", "replay", "distillation", "recovery",
+    "cache", "schedule", "trainer", "tracker", "experiment", "control",
 )  # fmt: skip
 
 

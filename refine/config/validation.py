@@ -8,6 +8,7 @@ from math import isfinite
 from omegaconf import DictConfig, OmegaConf
 
 from refine.combinations import check
+from refine.config.channels import check_channels
 from refine.config.schema import CLOSED, settings
 from refine.config.setting import BOUNDS, allowed
 from refine.errors import SettingError, one_of
@@ -57,6 +58,7 @@ def validate(config: DictConfig) -> None:
             "schedule", "cyclic lets weights grow back; set regrowth=, such as random"
         )
     _check_consolidation(config)
+    check_channels(config)
     if pruner.granularity == "n_m" and (layers or pruner.min_layer_density):
         raise SettingError(
             "pruner.granularity",

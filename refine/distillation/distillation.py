@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from refine.distillation.matching import Match, answer, logits
 from refine.distillation.teacher import Dense, Ema, Teacher, frozen, tensors
+from refine.shrinking import Smaller, reshape_, smaller_
 
 
 class Distillation:
@@ -68,6 +69,12 @@ class Distillation:
         """To be called after every training step, for a teacher that follows the network."""
         if self.teacher is not None:
             self.teacher.observe(model)
+
+    def shrunk_(self, smaller: Smaller) -> None:
+        """To be called when channels were taken out of the network: a teacher that follows
+        it becomes smaller with it."""
+        if isinstance(self.teacher, Ema) and self.teacher.network is not None:
+            smaller_(self.teacher.network, smaller)
 
     def begin_replay(self) -> None:
         """The steps that follow are of a replay, whose examples have places in a memory."""
@@ -129,7 +136,11 @@ class Distillation:
         """Brings it to a ``state_dict`` of a network like ``model``."""
         self._cut = state["cut"]
         if state["teacher"] is not None:
-            self.teacher.network = frozen(model)
+            network = self.teacher.network = frozen(model)
+            names = [name for name, _ in (*network.named_parameters(), *network.named_buffers())]
+            sizes = [tensor.shape for tensor in state["teacher"]]
+            reshape_(network, dict(zip(names, sizes, strict=True)))
+            network.requires_grad_(False)
             with torch.no_grad():
                 for tensor, value in zip(
                     tensors(self.teacher.network), state["teacher"], strict=True

@@ -5,8 +5,20 @@ height, width); what a network does not depend on it leaves out.
 """
 
 from refine.models.logistic import logistic
-from refine.models.resnet import resnet18, resnet20
+from refine.models.mobilenet import mobilenet_v2
+from refine.models.resnet import resnet18, resnet20, resnet56
 from refine.models.simple_cnn import simple_cnn
-from refine.models.vgg import vgg16
+from refine.models.vgg import vgg16, vgg19
+from refine.models.vit import vit
 
-__all__ = ["logistic", "resnet18", "resnet20", "simple_cnn", "vgg16"]
+__all__ = [
+    "logistic",
+    "mobilenet_v2",
+    "resnet18",
+    "resnet20",
+    "resnet56",
+    "simple_cnn",
+    "vgg16",
+    "vgg19",
+    "vit",
+]

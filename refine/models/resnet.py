@@ -38,11 +38,21 @@ class Block(nn.Module):
 
 
 def resnet20(num_classes: int = 10) -> nn.Module:
-    """ResNet-20 for CIFAR (He et al. 2016): 16, 32 and 64 channels, three blocks each."""
-    blocks = [Block(16, 16, 1) for _ in range(3)]
+    """ResNet-20 for CIFAR (He et al. 2016): 272,474 parameters at 10 classes."""
+    return _cifar_resnet(3, num_classes)
+
+
+def resnet56(num_classes: int = 10) -> nn.Module:
+    """ResNet-56 for CIFAR (He et al. 2016): 855,770 parameters at 10 classes."""
+    return _cifar_resnet(9, num_classes)
+
+
+def _cifar_resnet(depth: int, num_classes: int) -> nn.Module:
+    """Stages of 16, 32 and 64 channels, ``depth`` blocks each."""
+    blocks = [Block(16, 16, 1) for _ in range(depth)]
     for channels in (32, 64):
         blocks.append(Block(channels // 2, channels, 2))
-        blocks.extend(Block(channels, channels, 1) for _ in range(2))
+        blocks.extend(Block(channels, channels, 1) for _ in range(depth - 1))
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),

@@ -1,6 +1,6 @@
 """Which weights does a cut take?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -8,20 +8,28 @@ from torch import Tensor, nn
 
 from refine.masks import Masks
 from refine.pruning.granularity import Granularity
+from refine.pruning.score import score
 
 BISECTIONS = 7  # to a hundredth of the ratio
 
 
 @dataclass
 class Cut:
-    """How much each tensor of ``model`` loses (``allocation``), and in what units; all weights are
-    multiplied by ``downscale_factor`` before."""
+    """What goes first (``importance``), how much each tensor of ``model`` loses (``allocation``),
+    and in what units; all weights are multiplied by ``downscale_factor`` before. ``number``: of the
+    cycle, from 0."""
 
     model: nn.Module
     masks: Masks
+    importance: Callable[..., dict[str, Tensor]]
     allocation: Callable[..., dict[str, int]]
     granularity: Granularity
     downscale_factor: float
+    number: int
+
+    def scored(self, batches: Iterable, loss: Callable[..., Tensor]) -> dict[str, Tensor]:
+        """The scores of the weights."""
+        return score(self.importance, self.model, batches, loss, self.number)
 
     def choose(self, scores: dict[str, Tensor], ratio: float) -> dict[str, Tensor]:
         """Marks what a cut of ``ratio`` of the survivors takes."""
@@ -31,12 +39,9 @@ class Cut:
         counts = self.allocation(grouped, self.masks, ratio)
         return self.masks.lowest(grouped, self.granularity.whole(grouped, self.masks, counts))
 
-    @torch.no_grad()
     def downscale_(self) -> None:
         """Multiplies the prunable weights by the factor."""
-        if self.downscale_factor != 1:
-            for weight in self.masks.weights().values():
-                weight.mul_(self.downscale_factor)
+        downscale_(self.masks.weights().values(), self.downscale_factor)
 
     def within(
         self,
@@ -74,3 +79,11 @@ class Cut:
             else:
                 high = middle
         return low, best
+
+
+@torch.no_grad()
+def downscale_(weights: Iterable[Tensor], factor: float) -> None:
+    """Multiplies the weights by the factor."""
+    if factor != 1:
+        for weight in weights:
+            weight.mul_(factor)

@@ -37,6 +37,19 @@ def summed_over_batches(
     return sums, count
 
 
+def mean_gradients(
+    model: nn.Module, batches: Iterable, loss: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """The mean over the batches of the gradient of a batch's mean loss, in the weights' type."""
+    weights, sums, count = _trained(model), _zeros(model), 0
+    for inputs, targets in at_least_one(batches):
+        gradients = _gradients(model, inputs, targets, loss)
+        for name, gradient in zip(weights, gradients, strict=True):
+            sums[name] += gradient
+        count += 1
+    return {name: total.div_(count).to(weights[name].dtype) for name, total in sums.items()}
+
+
 def mean_squared_gradients(
     model: nn.Module, batches: Iterable, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Tensor]:

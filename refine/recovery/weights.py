@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from refine.masks import Masks
+from refine.shrinking import Smaller
 
 
 class WeightRewind:
@@ -57,6 +58,13 @@ class WeightRewind:
         for name, noted in self._buffers.items():
             buffers[name].copy_(noted)
         self._masks.zero_cut_()
+
+    def shrunk_(self, smaller: Smaller) -> None:
+        """To be called when channels were taken out of the network: of what was noted, those that
+        stay are what it goes back to."""
+        for noted in (self._parameters, self._buffers, self._alive):
+            for name, value in noted.items():
+                noted[name] = smaller.of(name, value)
 
     def state_dict(self) -> dict[str, Any]:
         """What was noted, to be saved; not a copy."""

@@ -1,0 +1,93 @@
+"""Which channels does a configuration take out, and what holds them small before?"""
+
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+import refine.regularization.kinds as kinds
+from refine.build import function
+from refine.config import TARGETS
+from refine.datasets.tasks import Course
+from refine.errors import SettingError
+from refine.pruning.structured import Structured
+from refine.refinement import RuntimeRefinement
+from refine.regularization import Regularizer
+
+
+def example_of(course: Course) -> Tensor:
+    """Two images as the network is given them."""
+    task = course.tasks[0]
+    return next(iter(task.plain(task.train[:2])))[0]
+
+
+def build_structured(config: DictConfig) -> Structured | None:
+    """How the ``pruner`` chooses channels, if it does."""
+    pruner = config.pruner
+    if pruner.criterion == "none":
+        return None
+    return Structured(
+        function("pruner.criterion", pruner.criterion, "refine.pruning.criteria"),
+        pruner.allocation,
+        _unit(config),
+        tuple(pruner.layers or {}),
+        pruner.round_to,
+        pruner.min_channels,
+        pruner.min_layer_density,
+        pruner.steps,
+    )
+
+
+def _unit(config: DictConfig) -> str:
+    """What a schedule's ratios are shares of."""
+    pruner, schedule = config.pruner, config.schedule
+    if pruner.target_speedup is not None or pruner.target_macs is not None:
+        return "macs"
+    by_sparsity = schedule.target_sparsity is not None or len(schedule.get("sparsities") or ())
+    return "parameters" if pruner.target_parameters is not None or by_sparsity else "channels"
+
+
+def goal_of(pruner: DictConfig, full: int) -> int | None:
+    """What the pruner's target leaves of the ``full`` number at first, if it has one."""
+    if pruner.target_speedup is not None:
+        return int(full / pruner.target_speedup)
+    goal = pruner.target_macs or pruner.target_parameters
+    if goal is not None and goal >= full:
+        name = next(name for name in TARGETS if pruner[name] is not None)
+        raise SettingError(f"pruner.{name}", f"must be below {full:,}, what there is at first")
+    return goal
+
+
+def check_goal(config: DictConfig, refinement: RuntimeRefinement) -> None:
+    """SettingError for a target that no cut can reach."""
+    if refinement.channels is None:
+        return
+    goal = goal_of(config.pruner, refinement.prunable)
+    if goal is None:
+        return
+    furthest = refinement.channels.furthest()
+    if furthest > goal:
+        name = next(name for name in TARGETS if config.pruner[name] is not None)
+        raise SettingError(
+            f"pruner.{name}", f"cannot be reached: {refinement.channels.missed(furthest, goal)}"
+        )
+
+
+def build_regularizer(config: DictConfig, model: nn.Module, course: Course) -> Regularizer | None:
+    """What ``regularizer`` adds to the gradients, if anything."""
+    node = config.regularizer
+    if node.kind == "none":
+        return None
+    try:
+        regularizer = Regularizer(
+            function("regularizer.kind", node.kind, kinds.__name__),
+            example_of(course),
+            strength=node.strength,
+            growth=node.growth,
+            warmup=node.warmup,
+            start=node.start,
+            stop=node.stop,
+            protected=config.pruner.layers or (),
+        )
+        regularizer.prepare(model)
+    except ValueError as error:
+        raise SettingError("regularizer", str(error)) from None
+    return regularizer

@@ -1,0 +1,57 @@
+"""How much of a network is left at certain widths of its channel groups?"""
+
+from collections.abc import Iterable, Mapping
+from math import prod
+
+from torch import Tensor, nn
+
+from refine.evaluation.cost import macs, macs_by_layer
+from refine.pruning.channel_groups import ChannelGroup
+
+UNITS = ("channels", "macs", "parameters")
+
+
+class Amount:
+    """Channels of the groups, parameters, or multiply-accumulates (as refine/evaluation/cost.py
+    counts them) for one input like ``example``, as a function of the groups' widths, by root.
+
+    A layer's multiply-accumulates are its weights times the places where they are used, which do
+    not change with widths; nor do matrix products outside of layers, as in attention.
+    """
+
+    def __init__(
+        self, unit: str, model: nn.Module, example: Tensor, groups: Iterable[ChannelGroup]
+    ):
+        if unit not in UNITS:
+            raise ValueError(f"the unit is one of {', '.join(UNITS)}, not {unit!r}")
+        self.unit, self.full = unit, {group.root: group.width for group in groups}
+        sizes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self._uses, self._fixed = dict.fromkeys(sizes, 1.0), 0
+        if unit == "macs":
+            counts = macs_by_layer(model, example.shape[1:])
+            self._fixed = macs(model, example.shape[1:]) - sum(counts.values())
+            weights = {f"{layer}.weight" if layer else "weight": n for layer, n in counts.items()}
+            self._uses = {
+                name: count / prod(sizes[name]) for name, count in weights.items() if name in sizes
+            }
+        # Of each dimension the indices that belong to each channel of each group.
+        self._sizes = {name: list(sizes[name]) for name in self._uses}
+        self._shares: dict[str, list[tuple[int, str, float]]] = {}
+        for group in groups:
+            for member in group.members:
+                if member.tensor in self._sizes:
+                    each = len(member.indices) / group.width
+                    share = (member.dimension, group.root, each)
+                    self._shares.setdefault(member.tensor, []).append(share)
+
+    def at(self, widths: Mapping[str, int]) -> int:
+        """How much is left."""
+        if self.unit == "channels":
+            return sum(widths.values())
+        total = float(self._fixed)
+        for name, uses in self._uses.items():
+            sizes = list(self._sizes[name])
+            for dimension, root, each in self._shares.get(name, ()):
+                sizes[dimension] -= round(each * (self.full[root] - widths[root]))
+            total += uses * prod(sizes)
+        return round(total)

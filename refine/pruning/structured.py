@@ -1,0 +1,202 @@
+"""Which channels does a cut take out of a network?
+
+By rank, the lowest first, in small steps between which the channels that are left are scored anew
+(progressive pruning, Fang et al. 2023). Other than in torch-pruning's own pruners a goal is met or
+said to be missed, caps and floors hold, and no group is skipped silently.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from refine.pruning.channel_amount import UNITS, Amount
+from refine.pruning.channel_groups import ChannelGroup, Graph, without
+from refine.pruning.criteria import magnitude
+from refine.shrinking import Smaller
+
+SCOPES = ("global", "layerwise")
+
+
+@dataclass(frozen=True)
+class Structured:
+    """How channels are chosen.
+
+    criterion: a function of refine/pruning/criteria.py. scope: one ranking over all layers
+    ("global"), or the same share of each ("layerwise"). unit: what a cut's ratio is a share of:
+    "channels", "macs" or "parameters". protected: globs of layers whose outputs stay as they are;
+    those that give the network's answers always do. round_to: widths are multiples of it, where
+    they change. min_channels, min_density: what every layer keeps, in channels and as a share of
+    those it had at first. steps: in how many parts of all channels they go; each is scored anew.
+    """
+
+    criterion: Callable[[Any], Tensor | None] = magnitude
+    scope: str = "global"
+    unit: str = "channels"
+    protected: tuple[str, ...] = ()
+    round_to: int = 1
+    min_channels: int = 1
+    min_density: float = 0.0
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        for name, known in (("scope", SCOPES), ("unit", UNITS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is one of {', '.join(known)}")
+        if min(self.round_to, self.min_channels, self.steps) < 1 or not 0 <= self.min_density < 1:
+            raise ValueError(
+                "round_to, min_channels and steps must be at least 1, min_density from 0 to below 1"
+            )
+
+    def named(self, model: nn.Module) -> list[str]:
+        """The layers that ``protected`` means; ValueError for a glob that means none."""
+        layers = [name for name, _ in model.named_modules() if name]
+        for glob in self.protected:
+            if not any(fnmatchcase(name, glob) for name in layers):
+                raise ValueError(f"{glob!r} is no layer; there are {', '.join(layers)}"[:200])
+        return [n for n in layers if any(fnmatchcase(n, glob) for glob in self.protected)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a cut takes, of a network as it is now.
+
+    smaller: what is left of each tensor. widths: channels of each group afterwards. amount: how
+    much is left in the unit that was asked for. left: groups that lost nothing for a reason.
+    """
+
+    smaller: Smaller
+    widths: Mapping[str, int]
+    amount: int
+    left: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan(
+    model: nn.Module,
+    example: Tensor,
+    groups: list[ChannelGroup],
+    settings: Structured,
+    initial: Mapping[str, int],
+    goal: int,
+    gradients: Mapping[str, Tensor] | None = None,
+) -> Plan:
+    """The cut that leaves at most ``goal`` of what ``settings.unit`` counts, and as little less as
+    whole channels allow; more where every layer is at its floor.
+
+    groups: those of ``model``. initial: their widths at first, by root. gradients: of parameters,
+    for criteria that need them. ``model`` stays as it is.
+    """
+    amount = Amount(settings.unit, model, example, groups)
+    work = deepcopy(model)
+    for name, parameter in work.named_parameters():
+        parameter.grad = gradients[name].clone() if gradients and name in gradients else None
+    graph = Graph(work, example, settings.named(model))
+    kept = {group.root: torch.arange(group.width) for group in groups}
+    floors = {root: _floor(settings, width, initial[root]) for root, width in amount.full.items()}
+    most = ceil(sum(initial.values()) / settings.steps)
+    left: dict[str, str] = {}
+    while amount.at(_widths(kept)) > goal:
+        units = list(_units(graph, kept, floors, settings, initial, left))
+        if not units:
+            break
+        keys = torch.cat([key for key, *_ in units])
+        order = keys.argsort(stable=True)
+        owner = torch.cat([torch.full((len(u[0]),), i) for i, u in enumerate(units)])[order]
+        sizes = torch.cat([size for _, _, _, size in units])[order]
+
+        def taken(count: int, owner=owner, sizes=sizes, units=units) -> dict[str, int]:
+            totals = torch.zeros(len(units), dtype=torch.int64)
+            totals.index_add_(0, owner[:count], sizes[:count])
+            return {unit[1]: int(total) for unit, total in zip(units, totals, strict=True)}
+
+        def left_by(count: int, taken=taken) -> int:
+            gone = taken(count)
+            return amount.at({r: len(k) - gone.get(r, 0) for r, k in kept.items()})
+
+        count = max(1, int((sizes.cumsum(0) <= most).sum()))
+        if left_by(count) <= goal:
+            count = _least(count, lambda count, left_by=left_by: left_by(count) <= goal)
+        gone = taken(count)
+        for _, root, ascending, _ in units:
+            if gone[root]:
+                channels = ascending[: gone[root]].sort().values
+                graph.prune(root, channels.tolist())
+                stays = torch.ones(len(kept[root]), dtype=torch.bool)
+                stays[channels] = False
+                kept[root] = kept[root][stays]
+    widths = _widths(kept)
+    lost = {
+        root: sorted(set(range(amount.full[root])) - set(channels.tolist()))
+        for root, channels in kept.items()
+    }
+    return Plan(without(model, groups, lost), widths, amount.at(widths), left)
+
+
+def _units(
+    graph: Graph,
+    kept: Mapping[str, Tensor],
+    floors: Mapping[str, int],
+    settings: Structured,
+    initial: Mapping[str, int],
+    left: dict[str, str],
+) -> Iterator[tuple[Tensor, str, Tensor, Tensor]]:
+    """What can go, of each group: the ascending keys of its units, its root, its channels in the
+    order in which they go, and how many of them each unit has."""
+    for root, group in graph.library_groups().items():
+        width, room = len(kept.get(root, ())), 0
+        if root in kept:
+            room = width - floors[root]
+        if room <= 0:
+            continue
+        scores = settings.criterion(group)
+        if scores is None:
+            left[root] = "the criterion has no score for it"
+            continue
+        scores = scores.detach().double().cpu()
+        if not scores.isfinite().all():
+            if not all(bool(p.isfinite().all()) for p in graph.model.parameters()):
+                raise ValueError("the weights are no longer finite, and have no rank")
+            scores = scores.nan_to_num(0.0)  # of a group that is zero altogether
+        ascending = scores.argsort(stable=True)
+        sizes = _sizes(width, room, settings.round_to)
+        if not len(sizes):
+            continue
+        ends = sizes.cumsum(0)
+        if settings.scope == "layerwise":
+            keys = (initial[root] - width + ends).double() / initial[root]
+        else:
+            sums = torch.cat([torch.zeros(1).double(), scores[ascending].cumsum(0)])
+            keys = (sums[ends] - sums[ends - sizes]) / sizes
+            keys = keys.cummax(0).values  # as they are, but for rounding
+        yield keys, root, ascending, sizes
+
+
+def _sizes(width: int, room: int, round_to: int) -> Tensor:
+    """Of the units that may go in turn: the first brings the width to a multiple."""
+    first = width % round_to or round_to
+    count = 0 if room < first else 1 + (room - first) // round_to
+    sizes = torch.full((count,), round_to, dtype=torch.int64)
+    sizes[:1] = first
+    return sizes
+
+
+def _floor(settings: Structured, width: int, initial: int) -> int:
+    return min(width, max(settings.min_channels, ceil(settings.min_density * initial), 1))
+
+
+def _widths(kept: Mapping[str, Tensor]) -> dict[str, int]:
+    return {root: len(channels) for root, channels in kept.items()}
+
+
+def _least(highest: int, enough: Callable[[int], bool]) -> int:
+    """The least count up to ``highest`` that is enough, as that one is."""
+    low = 0
+    while highest - low > 1:
+        middle = (low + highest) // 2
+        low, highest = (low, middle) if enough(middle) else (middle, highest)
+    return highest

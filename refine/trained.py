@@ -1,0 +1,91 @@
+"""Which network did a run leave, and what was it trained on?"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+import refine.models as models
+from refine.assembly import build_model
+from refine.assembly.model import arguments_of
+from refine.config import DatasetConfig
+from refine.datasets.prepare import Data, prepare
+from refine.errors import NetworkError
+from refine.network_file import Description, fit_, read
+from refine.rows import CONFIG_FILE, MODEL_FILE
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's network and data. NetworkError where the run has left none.
+
+    directory: the run's. data_root: where its data set is now, if not where it was. Its
+    configuration names code, which is run: only for runs of one's own.
+    """
+
+    directory: Path
+    data_root: str | None = None
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The run's configuration."""
+        path = self.directory / CONFIG_FILE
+        if not path.is_file():
+            there = "is no run's directory" if self.directory.is_dir() else "does not exist"
+            raise NetworkError(f"{self.directory} {there}: there is no {CONFIG_FILE}")
+        try:
+            config = OmegaConf.load(path)
+            dataset = OmegaConf.to_container(OmegaConf.structured(DatasetConfig))
+            known = {name: value for name, value in dataset.items() if value != "???"}
+            config.dataset = OmegaConf.merge(known, config.dataset)  # older runs lack some
+            if self.data_root is not None:
+                config.dataset.root = self.data_root
+        except Exception as error:  # YAML and OmegaConf refuse in many ways
+            reason = " ".join(str(error).split())
+            raise NetworkError(f"{path} is damaged: {reason:.120}") from None
+        return config
+
+    @cached_property
+    def data(self) -> Data:
+        """Its images, on the CPU: the same for training, validation and test as in the run."""
+        return prepare(self.config.dataset, self.config.seed, torch.device("cpu"))
+
+    def untrained(self) -> nn.Module:
+        """The network as it was built, dense, on the CPU, in evaluation mode."""
+        torch.manual_seed(self.config.seed)
+        return build_model(self.config.model, self.data, torch.device("cpu")).eval()
+
+    def network(self) -> nn.Module:
+        """The network as the run left it, on the CPU, in evaluation mode."""
+        path = self.directory / MODEL_FILE
+        if not path.is_file():
+            raise NetworkError(
+                f"{self.directory} has no {MODEL_FILE}: it has not ended, or had save_model=false"
+            )
+        tensors, _ = read(path)
+        network = self.untrained()
+        try:
+            fit_(network, tensors)
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise NetworkError(f"{path} is of another network: {reason:.160}") from None
+        return network.eval()
+
+    def description(self) -> Description:
+        """What a file says of it."""
+        target, data = self.config.model._target_, self.data
+        name = target.rpartition(".")[2]
+        ours = getattr(models, name, None) is not None and target == f"refine.models.{name}"
+        arguments: dict[str, Any] = arguments_of(self.config.model, data) if ours else {}
+        return Description(
+            function=name if ours else None,
+            arguments=arguments,
+            input_shape=tuple(data.image_shape),
+            mean=tuple((data.normalization.mean.double() / 255).tolist()),
+            deviation=tuple((data.normalization.std.double() / 255).tolist()),
+            classes=tuple(map(str, data.classes)),
+        )
