@@ -30,6 +30,7 @@ from refine.report.figure import draw_run
 from refine.rows import CACHE_DIRECTORY, EPOCHS_FILE, FIGURE_FILE, CycleRow, EpisodeRow, EpochRow
 from refine.run_directory import RunDirectory
 from refine.signals import Signals
+from refine.sparse_training import stages
 from refine.tracking.guarded import Guarded
 from refine.trainer import cycle_follows, train
 
@@ -146,6 +147,7 @@ def run(
 
         signals.stepping = False
         summary = _summary(rows, refinement, time.perf_counter() - started)
+        summary |= _of_channels(config, rows, refinement)
         try:
             draw_run(files.path)
             if config.save_model:
@@ -223,6 +225,20 @@ def _headline(
         f" ({images} images{stream}), "
         f"{describe(device)}, {precision.name}, seed {config.seed}"
     )
+
+
+def _of_channels(
+    config: DictConfig, rows: list[EpochRow | CycleRow], refinement: RuntimeRefinement
+) -> dict[str, Any]:
+    """What else there is to say of channels taken out, and of sparse training."""
+    found: dict[str, Any] = {}
+    if refinement.channels is not None:
+        now, dense = refinement.channels.left_now()["macs"], refinement.channels.dense_macs
+        found |= {"macs": now, "dense_macs": dense, "speedup": dense / now}
+    if config.regularizer.kind != "none":
+        node = config.regularizer
+        found["stages"] = stages(rows, node.start, node.stop)
+    return found
 
 
 def _reason(error: BaseException) -> str:

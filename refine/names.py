@@ -9,6 +9,9 @@ APART = (
     "tracker",
 )  # fmt: skip
 
+# What a pruner of channels can be told to reach: of each run at most one.
+TARGETS = ("target_speedup", "target_macs", "target_parameters")
+
 
 def within(name: str, names: Iterable[str]) -> bool:
     """Whether the setting ``name`` is one of ``names``, or stands below one."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from seeds import asked, run_seeds
 
 BASE = ["experiment=sparse_training_small", "checkpoint.every=0", "save_model=true"]
-DENSE = [*BASE, "regularizer=none", "schedule=never", "pruner=none"]
+DENSE = [*BASE, "control=dense", "regularizer=none", "regularizer.strength=null"]
 NONE = ["regularizer=none", "regularizer.strength=null"]
 ARMS = {
     "magnitude": ["pruner.criterion=magnitude", *NONE],

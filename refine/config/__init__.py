@@ -6,7 +6,6 @@ Neither torch nor Hydra is imported here.
 from pathlib import Path
 
 import refine
-from refine.config.channels import TARGETS
 from refine.config.fingerprint import fingerprint
 from refine.config.schema import GROUPS, DatasetConfig, RunConfig, TrackerConfig, settings
 from refine.config.setting import allowed
@@ -14,7 +13,6 @@ from refine.config.validation import validate
 
 __all__ = [
     "GROUPS",
-    "TARGETS",
     "DatasetConfig",
     "RunConfig",
     "TrackerConfig",

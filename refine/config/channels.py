@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from omegaconf import DictConfig
 
 from refine.errors import SettingError
+from refine.names import TARGETS
 
-TARGETS = ("target_speedup", "target_macs", "target_parameters")
 OF_CHANNELS = {**dict.fromkeys(TARGETS), "round_to": 1, "min_channels": 1}
 
 
@@ -16,7 +16,7 @@ def check_channels(config: DictConfig) -> None:
     _check_regularizer(config)
     if pruner.criterion == "none":
         for name, unset in OF_CHANNELS.items():
-            if pruner[name] != unset:
+            if pruner[name] != unset and pruner.importance != "none":  # control=dense cuts nothing
                 raise SettingError(f"pruner.{name}", "is of channels; set pruner=structured")
         return
     plain = {

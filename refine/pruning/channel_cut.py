@@ -46,6 +46,7 @@ class ChannelCut:
         self.prunable, self.downscale_factor = tuple(prunable), downscale_factor
         self.initial: dict[str, int] = {}  # widths of the groups, by root
         self.full = 0  # of the unit, at first
+        self.dense_macs = 0  # for one input, at first
         self.left: dict[str, str] = {}
         self._example: Tensor | None = None
         self._now: list[ChannelGroup] | None = None
@@ -71,6 +72,7 @@ class ChannelCut:
         if not self.initial:
             self.initial = {group.root: group.width for group in groups}
             self.full = self._amount(groups).at(self.initial)
+            self.dense_macs = macs(self.model, self._example.shape[1:])
 
     def changed(self) -> None:
         """To be called when the network has become another."""
@@ -194,11 +196,14 @@ class ChannelCut:
 
     def state_dict(self) -> dict[str, Any]:
         """What it had at first."""
-        return {"initial": dict(self.initial), "full": self.full}
+        return {
+            "initial": dict(self.initial), "full": self.full, "dense_macs": self.dense_macs
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Of a network that was cut since."""
         self.initial, self.full = dict(state["initial"]), state["full"]
+        self.dense_macs = state["dense_macs"]
 
     def _amount(self, groups: list[ChannelGroup]) -> Amount:
         return Amount(self.settings.unit, self.model, self._example, groups)

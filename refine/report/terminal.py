@@ -34,6 +34,8 @@ def line(row: EpochRow | CycleRow, epochs: int) -> str:
             f"cycle {row.cycle} after epoch {row.epoch}: cut {row.cut_weights:,} weights{grown}, "
             f"sparsity {row.sparsity:.1%}"
         )
+        if row.macs is not None:
+            text += f", {row.channels:,} channels and {row.macs / 1e6:,.2f} M MACs are left"
         if row.test_accuracy_before is not None:
             before, after_cut = row.test_accuracy_before, row.test_accuracy_after_cut
             text += f", test {before:.2%} -> cut {after_cut:.2%}"
@@ -162,6 +164,7 @@ class Terminal:
             "sparsity": f"{summary['sparsity']:.1%} of all, {share:.1%} of the prunable weights",
             "parameters": f"{active:,} active of {total:,}",
             "compression": f"{summary['compression']:.2f}x, counting active parameters",
+            **_of_channels(summary),
             "time": f"{summary['seconds']:.1f} s, {summary['cycles']} refinement cycles",
         }.items():
             table.add_row(name, value)
@@ -174,3 +177,16 @@ class Terminal:
         if self._progress:
             self._progress.stop()
             self._progress = None
+
+
+def _of_channels(summary: dict[str, Any]) -> dict[str, str]:
+    """Rows of a run that took channels out, and of sparse training."""
+    found = {}
+    if "macs" in summary:
+        found["MACs"] = (
+            f"{summary['macs']:,} of {summary['dense_macs']:,} an image, "
+            f"{summary['speedup']:.2f}x fewer"
+        )
+    for entry in summary.get("stages", ()):
+        found[entry["stage"]] = f"{entry['test_accuracy']:.2%} after epoch {entry['epoch']}"
+    return found
