@@ -19,6 +19,7 @@ Examples
   refine-run experiment=paper                        the published experiment on CIFAR-10
   refine-run model=resnet18 dataset=cifar10 trainer=sgd_one_cycle schedule.interval=4
   refine-run replay=reservoir distillation=self recovery=slr cache=disk
+  refine-run pruner=structured pruner.target_speedup=2       channels go: a smaller network
   refine-run experiment=continual replay=herding     the digits two by two: what is forgotten
   refine-run -m pruner.ratio=0.1,0.15,0.2 schedule.interval=3,5,10    a run for every pair
   refine-run resume=results/runs/2026-01-31/12-00-00 trainer.epochs=40   goes on, with more epochs

@@ -198,7 +198,7 @@ class Masks(Mapping[str, Tensor]):
         self.cut_({name: ~mask for name, mask in self._alive.items() if not mask.all()})
 
     def shrink_(self, smaller: Smaller) -> None:
-        """To be called when the network has become ``smaller``: what is left is masked as it was."""
+        """To be called when the network has become ``smaller``: what is left keeps its mask."""
         for home in (self._alive, self._channels):
             for name, mask in home.items():
                 home[name] = smaller.of(name, mask)

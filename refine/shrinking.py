@@ -70,8 +70,9 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 @torch.no_grad()
 def reshape_(model: nn.Module, wanted: Mapping[str, Any]) -> Replaced:
-    """Gives ``model`` tensors of the ``wanted`` shapes, by name, larger or smaller; those that change
-    are zeros, to be loaded. What is not named stays. ValueError if they are of another network."""
+    """Gives ``model`` tensors of the ``wanted`` shapes, by name, larger or smaller; those that
+    change are zeros, to be loaded. What is not named stays. ValueError if they are of another
+    network."""
     known = {name: tensor for name, tensor, _ in named_tensors(model)}
     found = {}
     for name, tensor in known.items():

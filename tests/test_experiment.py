@@ -24,6 +24,7 @@ PUBLIC = ("cifar10", "cifar100", "fashion_mnist", "image_folder")  # data sets w
 PNG = b"\x89PNG"
 
 
+STAGES = ["regularizer.start=0", "regularizer.stop=1", "schedule.start=1"]
 # What else these need, in so small a run.
 ASIDE = {
     "schedule=adaptive": ["dataset.validation_size=10"],
@@ -32,6 +33,8 @@ ASIDE = {
     "schedule=list": ["schedule.at=[1]", "schedule.sparsities=[0.5]"],
     "dataset=split": ["trainer.epochs=5"],
     "experiment=regrowth_vgg16": ["regrowth.source=null"],
+    "experiment=sparse_training": [*STAGES, "model=resnet20", "pruner.steps=10"],
+    "experiment=sparse_training_small": STAGES,
 }
 
 
@@ -45,7 +48,7 @@ def test_every_file_of_the_configuration_runs(option, run, folder_of_digits, tmp
         overrides = [option, "dataset=image_folder", f"dataset.root={folder_of_digits}", *SMALL[1:]]
         overrides += ["dataset.subset_size=40", "schedule.stop=null"]
         assert cli.composed([option]).dataset._target_.startswith("refine.datasets.")
-    if option in ("model=vgg16", "model=resnet18"):
+    if option in ("model=vgg16", "model=vgg19", "model=resnet18", "model=mobilenet_v2"):
         overrides += ["trainer.epochs=1", "dataset.subset_size=10"]
     if option.startswith("experiment="):
         held_out = 10 if option.endswith(("small", "vgg16")) else 0

@@ -65,6 +65,8 @@ def test_every_option_is_named(group):
         "IMPORTANCES",
         "ALLOCATIONS",
         "GRANULARITIES",
+        "CRITERIA",
+        "REGULARIZERS",
         "REGROWTHS",
         "REGROWTH_ALLOCATIONS",
         "INITIALS",

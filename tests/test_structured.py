@@ -24,7 +24,10 @@ from refine.shrinking import shapes
 
 pytest.importorskip("torch_pruning")
 SHAPE = (3, 32, 32)
-NETWORKS = {f.__name__: f for f in (simple_cnn, resnet20, resnet56, vgg16, vgg19, mobilenet_v2, vit)}
+NETWORKS = {
+    make.__name__: make
+    for make in (simple_cnn, resnet20, resnet56, vgg16, vgg19, mobilenet_v2, vit)
+}
 
 
 @pytest.fixture

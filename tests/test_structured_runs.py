@@ -85,7 +85,11 @@ def test_more_epochs_and_a_network_to_begin_with(run):
     assert more.summary["cycles"] == 3
     # A smaller network can be masked as any other.
     masked = run(
-        *TINY, "pruner=magnitude", f"start_from={first.directory}", "pruner.ratio=0.5", name="masked"
+        *TINY,
+        "pruner=magnitude",
+        f"start_from={first.directory}",
+        "pruner.ratio=0.5",
+        name="masked",
     )
     network = Trained(masked.directory).network()
     nonzero = sum(int(p.count_nonzero()) for p in network.parameters())
@@ -201,7 +205,9 @@ def test_summary_and_checkpoint_hold_only_data(run):
     done = run(*TINY, "pruner.target_speedup=2")
     json.dumps(done.summary)
     state = torch.load(
-        __import__("io").BytesIO((done.directory / "checkpoint.pt").read_bytes().partition(b"\n")[2]),
+        __import__("io").BytesIO(
+            (done.directory / "checkpoint.pt").read_bytes().partition(b"\n")[2]
+        ),
         weights_only=True,
     )
     assert state["refinement"]["channels"]["full"] == done.summary["dense_macs"]

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 import refine.regularization.kinds as kinds
 from refine.build import function
-from refine.config import TARGETS
 from refine.datasets.tasks import Course
 from refine.errors import SettingError
+from refine.names import TARGETS
 from refine.pruning.structured import Structured
 from refine.refinement import RuntimeRefinement
 from refine.regularization import Regularizer

@@ -196,9 +196,7 @@ class ChannelCut:
 
     def state_dict(self) -> dict[str, Any]:
         """What it had at first."""
-        return {
-            "initial": dict(self.initial), "full": self.full, "dense_macs": self.dense_macs
-        }
+        return {"initial": dict(self.initial), "full": self.full, "dense_macs": self.dense_macs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Of a network that was cut since."""

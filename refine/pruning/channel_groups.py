@@ -68,7 +68,11 @@ class Graph:
         library = torch_pruning()
         layers = dict(model.named_modules())
         stay = {*protected, *answers(model)}
-        self._stay = [layers[name] for name in layers if name in stay or f"{name}.weight" in stay]
+        self._stay = [
+            layers[name]
+            for name in layers
+            if name in stay or f"{name}.weight".removeprefix(".") in stay
+        ]
         self.left = dict.fromkeys(sorted(answers(model)), OF_THE_NETWORK)
         self._names = {module: name for name, module in layers.items()}
         with in_mode(model, training=False), warnings.catch_warnings(), torch.enable_grad():

@@ -21,8 +21,8 @@ def misfits(model: nn.Module, example: Tensor, groups: Iterable[ChannelGroup]) -
     """The groups, by root, of which channels cannot be taken out, each with the reason.
 
     A third of a group's channels, by lot, is taken out of a copy. It must answer as the network
-    does when these channels are 0. Where a layer norm mixes a group's channels they cannot be equal;
-    there it only has to answer.
+    does when these channels are 0. Where a layer norm mixes a group's channels they cannot be
+    equal; there it only has to answer.
     """
     found = {}
     draw = torch.Generator().manual_seed(0)

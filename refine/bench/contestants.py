@@ -1,0 +1,152 @@
+"""Which networks are compared?
+
+Of each run the dense network, as it was built before any cut, the refined one as the run left it,
+and the exported one, if refine-export has written it. A network that was never trained is as fast
+as a trained one, and zeros as slow as other numbers: only shapes and forms make a difference.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from refine.bench.rows import DENSE, EXPORTED, REFINED
+from refine.datasets.prepare import Data, balanced
+from refine.errors import NetworkError
+from refine.evaluation import cost
+from refine.export.deployment import Deployment
+from refine.network_file import SPARSE_ENDING, Description, load_model, read
+from refine.rows import MODEL_FILE
+from refine.trained import Trained
+
+# INT8 is calibrated on some of these and its method chosen on the others.
+TRAINING_IMAGES = 700
+EXPORTS = (f"export/{MODEL_FILE}", f"export/model{SPARSE_ENDING}")
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """run: its directory's name; role: dense, refined or exported; file_bytes: of the file that
+    it is in or would be in; trained: whether its accuracy means anything; dense: what it is
+    compared with, None if it is that itself."""
+
+    run: str
+    role: str
+    deployment: Deployment
+    file_bytes: int
+    trained: bool
+    dense: "Contestant | None"
+
+    @property
+    def network(self) -> nn.Module:
+        """On the CPU, in evaluation mode."""
+        return self.deployment.network
+
+    @cached_property
+    def macs(self) -> int:
+        """For one image."""
+        return cost.macs(self.network, self.deployment.data.image_shape)
+
+    @property
+    def promised_speedup(self) -> float:
+        """MACs of the dense network by its own."""
+        return (self.dense or self).macs / self.macs
+
+
+def of_runs(
+    directories: Sequence[Path],
+    dense: Path | None,
+    root: str | None,
+    test_images: int,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[list[Contestant]]:
+    """The contestants of each run, the dense one first.
+
+    dense: the run of a dense twin, in place of untrained networks; root: where data sets are;
+    test_images: how many accuracy is measured on, 0 for all. NetworkError where a run has left no
+    network, or the twin is of other images or classes.
+    """
+    names = _names(directories)
+    twin = None if dense is None else Trained(dense, root)
+    found = []
+    for directory, name in zip(directories, names, strict=True):
+        tell(f"reading {directory}")
+        trained = Trained(directory, root)
+        data = _fewer(trained.data, test_images)
+        refined = trained.network()
+        if twin is None:
+            first = _contestant(name, DENSE, trained.untrained(), data, trained=False)
+        else:
+            _check(twin, trained)
+            own = _fewer(twin.data, test_images)
+            first = _contestant(name, DENSE, twin.network(), own, twin.directory / MODEL_FILE)
+        file = directory / MODEL_FILE
+        contestants = [first, _contestant(name, REFINED, refined, data, file, dense=first)]
+        files = [directory / path for path in EXPORTS if (directory / path).is_file()]
+        if files:
+            file = min(files, key=lambda path: path.stat().st_size)
+            network = _loaded(file, trained)
+            contestants.append(_contestant(name, EXPORTED, network, data, file, dense=first))
+        found.append(contestants)
+    return found
+
+
+def _contestant(
+    run: str,
+    role: str,
+    network: nn.Module,
+    data: Data,
+    file: Path | None = None,
+    *,
+    trained: bool = True,
+    dense: Contestant | None = None,
+) -> Contestant:
+    network = network.to(memory_format=torch.contiguous_format).eval()
+    if file is None:
+        state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        size = len(safetensors.torch.save(state))
+    else:
+        size = file.stat().st_size
+    deployment = Deployment(network, network, network, Description(), data)
+    return Contestant(run, role, deployment, size, trained, dense)
+
+
+def _loaded(path: Path, trained: Trained) -> nn.Module:
+    _, description = read(path)
+    known = description is not None and description.function is not None
+    return load_model(path, None if known else trained.untrained())
+
+
+def _fewer(data: Data, test_images: int) -> Data:
+    """The data with few enough images to be quick; they are of every class, drawn by a fixed
+    seed."""
+    draw = torch.Generator().manual_seed(0)
+    tested = min(test_images or len(data.test), len(data.test))
+    test = data.test[balanced(data.test.labels, tested, draw)]
+    training = min(TRAINING_IMAGES, len(data.train))
+    train = data.train[torch.randperm(len(data.train), generator=draw)[:training]]
+    return replace(data, train=train, validation=None, test=test)
+
+
+def _check(twin: Trained, trained: Trained) -> None:
+    for what in ("image_shape", "classes"):
+        theirs, own = getattr(twin.data, what), getattr(trained.data, what)
+        if list(theirs) != list(own):
+            raise NetworkError(
+                f"--dense: {twin.directory} has the {what.replace('_', ' ')} {theirs!s:.60}, and "
+                f"{trained.directory} has {own!s:.60}; name a run on the same data"
+            )
+
+
+def _names(directories: Sequence[Path]) -> list[str]:
+    """The directories' names, with as much of the path before it as tells them apart."""
+    parts = [directory.resolve().parts for directory in directories]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names

@@ -1,0 +1,173 @@
+"""The command ``refine-export``: what a deployment takes of a run."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from refine.errors import NetworkError, SettingError, one_of
+from refine.export.options import DIRECTORY, FACTS_FILE, NAMES, Options
+
+DESCRIPTION = """\
+Writes the network that a run left as files that can be deployed.
+
+What a cut has left without effect is taken out first: channels of a masked network that do nothing,
+so that it becomes physically smaller and answers the same. Every file is read again and its answers
+to real test images are compared with those of the run's network; a table and export.json say how
+much they differ, and what was removed. Nothing of the run is changed.
+"""
+EPILOG = """\
+formats:
+  safetensors   model.safetensors: all numbers, and which network they are of
+  sparse        model.safetensors.z: the same without its zeros, compressed
+  torch         model.pt2: a program of torch.export, batches of any size
+  onnx          model.onnx: for ONNX Runtime and others, batches of any size
+  int8          model.int8.onnx: 8-bit integers, calibrated on training images; with its accuracy
+  2:4           model.2-4.safetensors: two of every four weights, in half precision; on a CUDA GPU
+                with semi-structured kernels only
+onnx and int8 need: pip install 'runtime-refinement[export]'. That dead channels are found needs:
+pip install 'runtime-refinement[structured]'.
+
+examples:
+  refine-export results/runs/2026-01-31/12-00-00        what is usual, into RUN_DIR/export
+  refine-export RUN_DIR --fold --format safetensors,onnx,int8
+  refine-export RUN_DIR --to deploy --dataset-root ~/pictures
+
+loading, in Python; nothing in the file is executed:
+  import refine
+  model = refine.load_model("RUN_DIR/export/model.safetensors.z")
+  logits = model(images)
+
+The images are floats (N, channels, height, width), from 0 to 1, normalised by what the file says:
+  from refine.network_file import read
+  _, about = read("RUN_DIR/export/model.safetensors.z")
+  mean, deviation = (torch.tensor(n).view(-1, 1, 1) for n in (about.mean, about.deviation))
+  images = (pictures / 255 - mean) / deviation          # about.classes names the logits
+ONNX files have the same as JSON in their metadata under "refine", model.pt2 as an extra file.
+
+A network of other code than refine's needs that code: load_model(path, network=MyNet()).
+The run's configuration can name code, which is run: export only runs of your own.
+Exit code: 0 done, 1 error, 2 options that do not fit together.
+"""
+HEADER = ("file", "bytes", "of dense", "difference", "accuracy", "")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; its exit code."""
+    options = _options(argv)
+    sys.path.append(str(Path.cwd()))  # one's own models are found here, as by refine-run
+    try:
+        from refine.export.work import export  # only now: --help needs no torch
+
+        _show(options, export(options))
+        sys.stdout.flush()
+    except (NetworkError, SettingError) as error:
+        problem = str(error)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("refine-export: interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        problem = f"{error.filename or options.to}: {error.strerror or error}"
+    else:
+        return 0
+    print(f"refine-export: {problem}", file=sys.stderr)
+    return 1
+
+
+def _options(argv: list[str] | None) -> Options:
+    parser = argparse.ArgumentParser(
+        prog="refine-export",
+        usage="refine-export RUN_DIR [options]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN_DIR", type=Path, help="the directory of a run")
+    parser.add_argument(
+        "--format",
+        metavar="NAMES",
+        help="which, separated by commas (default: safetensors, and sparse if at least half of "
+        "the parameters are 0)",
+    )
+    parser.add_argument(
+        "--to", metavar="DIR", type=Path, help=f"where to; default RUN_DIR/{DIRECTORY}"
+    )
+    parser.add_argument(
+        "--fold",
+        action="store_true",
+        help="fold batch norms into the convolution or linear layer before them",
+    )
+    parser.add_argument(
+        "--keep-dead", action="store_true", help="leave channels in that do nothing"
+    )
+    parser.add_argument(
+        "--dataset-root",
+        metavar="PATH",
+        help="where the run's data set is now; default: where it was",
+    )
+    parser.add_argument("--force", action="store_true", help="also over files that exist")
+    given = parser.parse_args(argv)
+    formats = None
+    if given.format is not None:
+        formats = tuple(dict.fromkeys(name.strip() for name in given.format.split(",")))
+        for name in formats:
+            if name not in NAMES:
+                parser.error(f"--format: there is no {name!r}; {one_of(list(NAMES), name)}")
+    to = given.to or given.run / DIRECTORY
+    return Options(
+        given.run, to, formats, given.fold, given.keep_dead, given.dataset_root, given.force
+    )
+
+
+def _show(options: Options, facts: dict[str, Any]) -> None:
+    rows = [HEADER]
+    for file in facts["files"]:
+        measured = file["accuracy"]
+        rows.append(
+            (
+                file["file"],
+                f"{file['bytes']:,}",
+                f"{file['share']:.1%}",
+                f"{file['difference']:.1e}",
+                "" if measured is None else f"{measured:.2%}",
+                file["how"],
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if index in (0, len(row) - 1) else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+    print(
+        f"\nof dense:    of the dense network's file, {facts['dense_bytes']:,} bytes\n"
+        f"difference:  the greatest of any logit of {facts['compared_images']:,} test images from "
+        f"the run's network,\n"
+        f"             which is right on {facts['accuracy']:.2%} of {facts['test_images']:,} (fp32)"
+    )
+    for kind, title in (("parameters", "parameters"), ("nonzero", "not 0"), ("macs", "MACs")):
+        stages = ", ".join(f"{stage} {costs[kind]:,}" for stage, costs in facts["costs"].items())
+        print(f"{title + ':':<12} {stages}")
+    channels = facts["removed_channels"]
+    if channels:
+        most = ", ".join(f"{root} {count}" for root, count in channels.items())
+        print(f"removed:     {sum(channels.values()):,} dead channels ({_short(most)})")
+    if facts["folded_norms"]:
+        names = ", ".join(facts["folded_norms"])
+        print(f"folded:      {len(facts['folded_norms'])} batch norms ({_short(names)})")
+    for note in facts["notes"]:
+        print(f"note:        {note}")
+    print(f"wrote {options.to} and in it {FACTS_FILE}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 70 else f"{text[:70].rpartition(',')[0]}, ..."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""What can be asked of an export?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FACTS_FILE = "export.json"
+DIRECTORY = "export"  # in a run's directory
+NAMES = ("safetensors", "sparse", "torch", "onnx", "int8", "2:4")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``refine-export``. formats: of NAMES, or None for the usual ones."""
+
+    run: Path
+    to: Path
+    formats: tuple[str, ...] | None = None
+    fold: bool = False
+    keep_dead: bool = False
+    dataset_root: str | None = None
+    force: bool = False
