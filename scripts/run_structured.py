@@ -56,7 +56,8 @@ SHORTER = [
 ]  # fmt: skip
 WEIGHTS = [
     *BASE, *NONE, "pruner=magnitude", "pruner.criterion=none", "pruner.target_speedup=null",
-    "pruner.allocation=lamp", "pruner.downscale_factor=1.0", "schedule=cubic", "schedule.start=4", "schedule.stop=12",
+    "pruner.allocation=lamp", "pruner.downscale_factor=1.0", "pruner.min_layer_density=0",
+    "schedule=cubic", "schedule.start=4", "schedule.stop=12",
 ]  # fmt: skip
 MORE = {
     "resnet20-dense": [*DENSE, *SHORTER],

@@ -79,7 +79,8 @@ def _speed(own: Sequence[BenchRow]) -> str:
     if best.speedup < SHORT_OF * promised:
         gave += (
             ": less than promised, as norms, activations and each layer's own overhead shrink less "
-            "than the multiplications do"
+            "than the multiplications do, and widths that are no multiples of 8 or 16 are computed "
+            "as the next such ones are (pruner.round_to)"
         )
     without = [row for row in at_batch if row.speedup < GAIN]
     if without and without != at_batch:
