@@ -13,6 +13,8 @@ _HOMES = {
     "Distillation": "refine.distillation",
     "Recovery": "refine.recovery",
     "Cache": "refine.cache",
+    "Structured": "refine.pruning.structured",
+    "Regularizer": "refine.regularization",
     "load_model": "refine.network_file",
 }
 __all__ = sorted(_HOMES)

@@ -1,6 +1,6 @@
 """Which criterion takes out which channels at what cost, and how much faster is what is left?
 
-    python scripts/run_structured.py [targets=2,4] [arms=NAME,…] [bench=yes] OVERRIDE…
+    python scripts/run_structured.py [targets=2,4] ['arms=NAME;…'] [bench=yes] OVERRIDE…
 
 Every arm is ``experiment=sparse_training_small`` (pretraining, sparse training, cut, fine-tuning in
 one run) at every target: how many times fewer multiply-accumulates are left. ``dense`` trains as
@@ -8,9 +8,10 @@ long along the same rates and cuts nothing. Strengths are 100 times the publishe
 sparse training has a hundredth of the published steps, each weighted by its learning rate. Writes
 ``runs.csv``, ``table.md`` and ``structured.png``.
 
-``bench=yes`` then trains four networks more, one seed each: ResNet-20 dense and at 2x fewer MACs,
-and SimpleCNN with single weights cut to 90 and 98 %. It exports them, SimpleCNN at 4x and the
-dense one (refine-export), and measures them (refine-bench) into ``bench/`` and ``files.md``.
+``bench=yes`` then trains five networks more, one seed each: ResNet-20 dense and at 2x fewer MACs,
+also with widths in multiples of 8, and SimpleCNN with single weights cut to 90 and 98 %. It exports
+them, SimpleCNN at 4x and the dense one (refine-export), and measures them (refine-bench) into
+``bench/`` and ``files.md``.
 
 Any override of refine-run passes through; ``home=DIR``, ``seeds=N`` and ``workers=N`` are as in
 scripts/seeds.py.
@@ -62,6 +63,12 @@ WEIGHTS = [
 MORE = {
     "resnet20-dense": [*DENSE, *SHORTER],
     "resnet20-2x": [*BASE, *SHORTER, "pruner.target_speedup=2"],
+    "resnet20-2x-multiples-of-8": [
+        *BASE,
+        *SHORTER,
+        "pruner.target_speedup=2",
+        "pruner.round_to=8",
+    ],
     "simple_cnn-weights-90": [*WEIGHTS, "schedule.target_sparsity=0.9"],
     "simple_cnn-weights-98": [*WEIGHTS, "schedule.target_sparsity=0.98"],
 }
@@ -245,6 +252,7 @@ def measure(home: Path, overrides: list[str], options: dict[str, str]) -> None:
     print("\n".join(lines))
     for name, dense in (
         ("resnet20-2x", "resnet20-dense"),
+        ("resnet20-2x-multiples-of-8", "resnet20-dense"),
         ("group_norm-4x", "dense"),
         ("simple_cnn-weights-90", "dense"),
     ):

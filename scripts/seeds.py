@@ -9,6 +9,7 @@ Options of every script that uses it, beside its own and any override of refine-
 """
 
 import os
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -76,7 +77,7 @@ def _run_all(jobs: list[list[str]], asked_for: str, on_cpu: bool) -> None:
             continue
         size = min(workers, len(part))
         threads = max(1, cores // size)
-        with ProcessPoolExecutor(size, context, torch.set_num_threads, (threads,)) as pool:
+        with ProcessPoolExecutor(size, context, _begin, (threads, os.getpid())) as pool:
             running = {pool.submit(_run, job): Path(job[-1].partition("=")[2]) for job in part}
             for future in as_completed(running):
                 if problem := future.result():
@@ -90,6 +91,18 @@ def _run_all(jobs: list[list[str]], asked_for: str, on_cpu: bool) -> None:
                     f"{end.test_accuracy:.2%} at {end.sparsity:.1%} sparsity",
                     flush=True,
                 )
+
+
+def _begin(threads: int, parent: int) -> None:
+    """A worker begins. It ends with its parent: else it would go on, in the way of the next."""
+    torch.set_num_threads(threads)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run(job: list[str], display=None) -> str | None:

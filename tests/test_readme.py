@@ -7,7 +7,7 @@ from conftest import ROOT
 from refine.config import GROUPS, answers, config_directory
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LOOP, CONSOLIDATION, IMPORTANCE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+LOOP, CONSOLIDATION, IMPORTANCE, CHANNELS, DEPLOY = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_librarys_loop_runs(capsys):
@@ -41,6 +41,32 @@ def test_the_loop_with_all_its_parts_runs():
     assert report.cache_bytes > 0
     back = refinement.active_parameters - report.active_parameters
     assert back == round(0.1 * sum(report.cut.values()))
+
+
+def test_the_loop_that_takes_channels_out_runs(capsys):
+    from refine.models import simple_cnn
+
+    pytest.importorskip("torch_pruning")
+    generator = torch.Generator().manual_seed(0)
+    loader = [(torch.randn(8, 3, 32, 32, generator=generator), torch.arange(8)) for _ in range(2)]
+    given = {"model": simple_cnn(), "loader": loader}
+    exec(CHANNELS, given)
+    assert given["report"].macs <= 8_488_192 // 2
+    assert "MACs are left" in capsys.readouterr().out
+    given["regularizer"].begin_epoch(1)
+    given["model"](loader[0][0]).sum().backward()
+    given["regularizer"].add_gradients_(given["model"])
+
+
+def test_the_exported_network_is_loaded_as_it_says(run, monkeypatch, tmp_path):
+    from refine.export.cli import main
+
+    run("dataset.subset_size=100", "trainer.epochs=1", name="run")
+    monkeypatch.chdir(tmp_path)
+    assert main(["run"]) == 0
+    given = {"pictures": torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)}
+    exec(DEPLOY.replace("RUN_DIR", "run"), given)
+    assert given["logits"].shape == (5, 10)
 
 
 def test_the_importance_of_ones_own_runs(command, tmp_path):

@@ -50,21 +50,33 @@ def test_ratios_are_of_channels_and_sparsities_of_parameters(run):
     assert 0.5 <= done.summary["sparsity"] < 0.52
 
 
+COMBINATIONS = [
+    ("pruner.target_speedup=3", "regularizer=growing_reg", "trainer=sgd_cosine"),
+    ("pruner.criterion=taylor", "distillation=self", "distillation.during=cycle"),
+    ("pruner.criterion=random", "distillation=ema", "recovery=weight_rewind"),
+    ("pruner.target_parameters=20000", "recovery=slr", "replay=reservoir"),
+    ("pruner.criterion=bn_scale", "regularizer=bn_scale", "regularizer.warmup=2", "replay=vae"),
+    ("schedule.by=step", "schedule.start=6", "schedule.interval=5", "regularizer=group_norm"),
+    ("schedule=adaptive", "dataset.validation_size=20", "schedule.tolerance=0.2"),
+    ("start_from", "pruner.target_speedup=2"),
+]
+
+
+# Before the first cut, in the epoch between both, and after the second; the first and the last of
+# these, and most of the combinations, are in the long part.
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "step"),
     [
-        ("pruner.target_speedup=3", "regularizer=growing_reg", "trainer=sgd_cosine"),
-        ("pruner.criterion=taylor", "distillation=self", "distillation.during=cycle"),
-        ("pruner.criterion=random", "distillation=ema", "recovery=weight_rewind"),
-        ("pruner.target_parameters=20000", "recovery=slr", "replay=reservoir"),
-        ("pruner.criterion=bn_scale", "regularizer=bn_scale", "regularizer.warmup=2", "replay=vae"),
-        ("schedule.by=step", "schedule.start=6", "schedule.interval=5", "regularizer=group_norm"),
-        ("schedule=adaptive", "dataset.validation_size=20", "schedule.tolerance=0.2"),
-        ("start_from", "pruner.target_speedup=2"),
+        pytest.param(
+            settings,
+            step,
+            id=f"{settings[0].partition('=')[2] or settings[0]}-{step}",
+            marks=[] if step == 11 and number in (0, 2, 5) else pytest.mark.long,
+        )
+        for number, settings in enumerate(COMBINATIONS)
+        for step in (7, 11, 15)
     ],
-    ids=lambda settings: settings[0].partition("=")[2] or settings[0],
 )
-@pytest.mark.parametrize("step", [7, 11, 15])
 def test_a_stopped_run_goes_on_to_the_bit(settings, step, run, stopped_and_gone_on):  # noqa: F811
     given = [entry.replace("replay=vae", "replay=generative") for entry in settings]
     if given[0] == "start_from":

@@ -25,14 +25,14 @@ def build_structured(config: DictConfig) -> Structured | None:
     if pruner.criterion == "none":
         return None
     return Structured(
-        function("pruner.criterion", pruner.criterion, "refine.pruning.criteria"),
-        pruner.allocation,
-        _unit(config),
-        tuple(pruner.layers or {}),
-        pruner.round_to,
-        pruner.min_channels,
-        pruner.min_layer_density,
-        pruner.steps,
+        criterion=function("pruner.criterion", pruner.criterion, "refine.pruning.criteria"),
+        scope=pruner.allocation,
+        unit=_unit(config),
+        protected=tuple(pruner.layers or {}),
+        round_to=pruner.round_to,
+        min_channels=pruner.min_channels,
+        min_density=pruner.min_layer_density,
+        steps=pruner.steps,
     )
 
 

@@ -50,6 +50,7 @@ class ChannelCut:
         self.left: dict[str, str] = {}
         self._example: Tensor | None = None
         self._now: list[ChannelGroup] | None = None
+        self._surviving: int | None = None
         check_bare(model)
         settings.named(model)
         if example is not None:
@@ -76,7 +77,7 @@ class ChannelCut:
 
     def changed(self) -> None:
         """To be called when the network has become another."""
-        self._now = None
+        self._now = self._surviving = None
 
     @property
     def groups(self) -> list[ChannelGroup]:
@@ -96,7 +97,9 @@ class ChannelCut:
     @property
     def surviving(self) -> int:
         """How much there is now of what ``settings.unit`` counts."""
-        return self._amount(self.groups).at(self.widths)
+        if self._surviving is None:  # a schedule by step asks after every one
+            self._surviving = self._amount(self.groups).at(self.widths)
+        return self._surviving
 
     def scored(self, batches: Iterable, loss: Callable[..., Tensor]) -> dict[str, Tensor]:
         """The gradients that the criterion needs, if it does."""
