@@ -1,5 +1,6 @@
 """Which optimizers train this network, and how do they leave cut weights at zero?"""
 
+import gc
 import inspect
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from refine.freeze import Freeze
 from refine.masks import Masks
-from refine.shrinking import Replaced, rebind_
+from refine.shrinking import Replaced, rebind_, shapes
 
 # A watch lives as long as its network. There is one pair of hooks for all of them, never removed:
 # their number must not change while torch walks through them.
@@ -66,6 +67,7 @@ class OptimizerWatch:
         self._freeze: Freeze | None = None
         self._followers: list[weakref.WeakMethod] = []
         self._replaced = WeakTensorKeyDictionary()  # of an old parameter the new, where it was
+        self.at_first, self.version = shapes(model), 0  # of its tensors; how often they changed
 
     def follow(self, method: Callable[[nn.Module], None]) -> None:
         """From now on ``method`` is called with the network after every step of any of its
@@ -110,12 +112,14 @@ class OptimizerWatch:
         return chosen
 
     def rebind_(self, replaced: Replaced) -> None:
-        """Lets every optimizer of the network go on with its new parameters; also those that were
-        not seen yet, from their next step on."""
-        for optimizer in self.alive():
-            rebind_(optimizer, replaced)
+        """Lets every optimizer go on with the network's new parameters, seen yet or not: what looks
+        at its gradients before a step, to unscale or clip them, must find them."""
+        self.version += 1
         for old, found in replaced.items():
             self._replaced[old] = found
+        for found in gc.get_objects():
+            if issubclass(type(found), Optimizer):  # isinstance would ask strangers' objects
+                self._catch_up_(found)
 
     def zero_moments_(self) -> None:
         """Clears what the optimizers remember of the weights that are cut."""

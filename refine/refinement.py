@@ -8,6 +8,7 @@ on.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from refine.pruning.regrowth import Regrown, Regrowth
 from refine.pruning.score import score
 from refine.pruning.structured import Plan, Structured
 from refine.pruning.trial import trial
+from refine.ranking import survivors
 from refine.regularization import Regularizer
 from refine.replay import Replay, Replayed
 from refine.replay_training import ReplayTraining, Step
@@ -134,10 +136,16 @@ class RuntimeRefinement:
                 raise ValueError("channels that are taken out neither grow back nor are cached")
             if self.masks.attached:
                 raise ValueError("the channels of this model are masked already")
-            self.channels = ChannelCut(model, structured, example, self.masks, downscale_factor)
+            self.channels = ChannelCut(
+                model,
+                structured,
+                example,
+                watch=self._watch,
+                only=None if prunable is None else set(self.masks),
+                downscale_factor=downscale_factor,
+            )
         # What is told when the network becomes smaller.
         self.shrinking: list[Callable[[Smaller], None]] = []
-        self._total = sum(parameter.numel() for parameter in model.parameters())
         self._by_cache, self._own_reference = reference == FROM_CACHE, reference is None
         self.reference = None if self._by_cache else reference
         self.scoring_batches, self.trial_steps = scoring_batches, trial_steps
@@ -164,7 +172,7 @@ class RuntimeRefinement:
     @property
     def total_parameters(self) -> int:
         """All parameters that the model had at first, also those that are never cut."""
-        return self._total
+        return sum(prod(self._watch.at_first[name]) for name, _ in self.model.named_parameters())
 
     @property
     def active_parameters(self) -> int:
@@ -345,7 +353,6 @@ class RuntimeRefinement:
             "reference": vars(self.reference) if self.reference and self._own_reference else {},
             "distillation": self.distillation.state_dict(),
             "cache": self.cache.state_dict() if self.cache else {},
-            "channels": self.channels.state_dict() if self.channels else {},
             "regularizer": self.regularizer.state_dict() if self.regularizer else {},
             "free": self._watch.free,
             "only_epochs": self._only_epochs,
@@ -362,8 +369,6 @@ class RuntimeRefinement:
         self.distillation.load_state_dict(state["distillation"], self.model)
         if self.cache:
             self.cache.load_state_dict(state["cache"])
-        if self.channels:
-            self.channels.load_state_dict(state["channels"])
         if self.regularizer:
             self.regularizer.load_state_dict(state["regularizer"])
         self._watch.train_only_(state["free"])
@@ -376,8 +381,8 @@ class RuntimeRefinement:
         if replaced:
             self.masks.reset_()
             self._watch.rebind_(replaced)
-        if self.channels:
-            self.channels.changed()
+            if self.regularizer:
+                self.regularizer.forget()
 
     def _cut(self, samples: Samples) -> Cut | ChannelCut:
         if self.channels is None:
@@ -414,16 +419,16 @@ class RuntimeRefinement:
         many weights of each prunable tensor."""
         if chosen is None:
             return {}
-        gone = chosen.smaller.removed(self.model)
+        before = {name: survivors(mask) for name, mask in self.masks.items()}
         self._watch.rebind_(smaller_(self.model, chosen.smaller))
         self.masks.shrink_(chosen.smaller)
-        self.channels.changed()
         self.distillation.shrunk_(chosen.smaller)
         if self.regularizer:
             self.regularizer.shrunk_(self.model, chosen.smaller)
         for follow in self.shrinking:
             follow(chosen.smaller)
-        return {name: count for name, count in gone.items() if name in self.masks}
+        gone = {name: count - survivors(self.masks[name]) for name, count in before.items()}
+        return {name: count for name, count in gone.items() if count}
 
     def _left(self) -> dict[str, int]:
         """Of a report: channels and multiply-accumulates."""

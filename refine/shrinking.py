@@ -58,7 +58,8 @@ def smaller_(model: nn.Module, smaller: Smaller) -> Replaced:
     """Makes ``model`` smaller. Its parameters are new ones: of each old one the new, and where its
     elements were. Layers' widths, such as ``out_channels``, are set to fit."""
     return _replace_(
-        model, {name: (tensor, smaller.positions.get(name)) for name, tensor, _ in _each(model)}
+        model,
+        {name: (tensor, smaller.positions.get(name)) for name, tensor, _ in each_tensor(model)},
     )
 
 
@@ -88,17 +89,29 @@ def reshape_(model: nn.Module, wanted: Mapping[str, Any]) -> Replaced:
 
 def rebind_(optimizer: torch.optim.Optimizer, replaced: Replaced) -> None:
     """Lets ``optimizer`` go on with the new parameters, and with what it remembers of the elements
-    that stay (momentum, Adam's moments)."""
-    for group in optimizer.param_groups:
-        group["params"] = [replaced.get(old, (old, None))[0] for old in group["params"]]
-    for old, (new, positions) in replaced.items():
-        if old not in optimizer.state:
+    that stay (momentum, Adam's moments). What it remembers in another shape, as Adafactor and LBFGS
+    do, begins anew."""
+    for group in optimizer.param_groups:  # in place: LBFGS keeps the list
+        group["params"][:] = [replaced.get(old, (old, None))[0] for old in group["params"]]
+    if hasattr(optimizer, "_numel_cache"):  # LBFGS's own
+        optimizer._numel_cache = None
+    for parameter in list(optimizer.state):
+        state, (new, positions) = optimizer.state[parameter], replaced.get(parameter, (None, None))
+        if new is None:
+            if any(
+                isinstance(value, list) for value in state.values()
+            ):  # of all together, as LBFGS
+                optimizer.state.pop(parameter)
             continue
-        state = optimizer.state.pop(old)
-        if positions is not None:
+        optimizer.state.pop(parameter)
+        shapes = {value.shape for value in state.values() if isinstance(value, Tensor)}
+        alike = shapes <= {parameter.shape, torch.Size([])} and not any(
+            isinstance(value, list | dict) for value in state.values()
+        )
+        if positions is not None and alike:
             optimizer.state[new] = {
                 key: _taken(value, positions)
-                if isinstance(value, Tensor) and value.shape == old.shape
+                if isinstance(value, Tensor) and value.shape == parameter.shape
                 else value
                 for key, value in state.items()
             }
@@ -107,13 +120,14 @@ def rebind_(optimizer: torch.optim.Optimizer, replaced: Replaced) -> None:
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
     """Every parameter and buffer once, with its name and the module that has it."""
     seen: set[int] = set()
-    for name, tensor, module in _each(model):
+    for name, tensor, module in each_tensor(model):
         if id(tensor) not in seen:
             seen.add(id(tensor))
             yield name, tensor, module
 
 
-def _each(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
+def each_tensor(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
+    """The same with all names of those that have several."""
     for path, module in model.named_modules():
         for own in (module._parameters, module._buffers):
             for name, tensor in own.items():
@@ -125,7 +139,7 @@ def _each(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
 def _replace_(model: nn.Module, found: Mapping[str, tuple[Tensor, Tensor | None]]) -> Replaced:
     replaced: Replaced = {}
     buffers: dict[int, Tensor] = {}
-    for name, old, module in list(_each(model)):
+    for name, old, module in list(each_tensor(model)):
         value, positions = found.get(name, (old, None))
         if positions is None and value is old:
             continue
@@ -135,6 +149,9 @@ def _replace_(model: nn.Module, found: Mapping[str, tuple[Tensor, Tensor | None]
         if isinstance(old, nn.Parameter):
             if old not in replaced:
                 new = nn.Parameter(value.detach(), requires_grad=old.requires_grad)
+                new.__dict__.update(old.__dict__)
+                if old.grad is not None and positions is not None and not old.grad.is_sparse:
+                    new.grad = _taken(old.grad, positions)
                 replaced[old] = new, positions
             module._parameters[own] = replaced[old][0]
         else:

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     },
     "refinement": {
         "batches", "cache", "cycle_report", "distillation", "masks", "optimizer_watch", "pruning",
-        "regularization", "replay", "replay_training", "shrinking",
+        "ranking", "regularization", "replay", "replay_training", "shrinking",
     },
     "replay_training": {"batches", "distillation", "evaluation", "optimizer_watch", "replay"},
     "learning_rate": {"recovery"},

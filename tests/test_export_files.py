@@ -180,6 +180,13 @@ def test_the_calibration_is_chosen_on_validation_images(weights, export):
     assert file["how"].endswith("chosen on 100 validation images")
 
 
+@pytest.mark.parametrize("images", [20, 47])
+def test_any_number_of_training_images_calibrates(images, tmp_path_factory, export):
+    run = trained(tmp_path_factory, f"dataset.subset_size={images}", "trainer.batch_size=10")
+    done = export(run, "--format", "int8")
+    assert (done.code, done.err) == (0, "")
+
+
 def test_what_the_file_says_prepares_the_images(filters, export):
     done = export(filters, "--format", "safetensors")
     _, about = read(done.directory / "model.safetensors")

@@ -7,7 +7,9 @@ from conftest import ROOT
 from refine.config import GROUPS, answers, config_directory
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LOOP, CONSOLIDATION, IMPORTANCE, CHANNELS, DEPLOY = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+LOOP, CONSOLIDATION, IMPORTANCE, CHANNELS, DEPLOY = re.findall(
+    r"```python\n(.*?)```", README, re.DOTALL
+)
 
 
 def test_the_librarys_loop_runs(capsys):

@@ -109,6 +109,18 @@ def test_more_epochs_and_a_network_to_begin_with(run):
     assert masked.summary["sparsity"] > first.summary["sparsity"]
 
 
+def test_a_smaller_network_is_trained_on_with_a_regularizer(run, command):
+    smaller = run(*TINY, "pruner.target_speedup=3", name="smaller").directory
+    for kind in ("growing_reg", "group_norm", "bn_scale"):
+        done = run(
+            *TINY, f"start_from={smaller}", f"regularizer={kind}", "pruner.target_speedup=5",
+            name=kind,
+        )  # fmt: skip
+        assert done.summary["speedup"] >= 5
+    done = command(*TINY, f"start_from={smaller}", "pruner.target_speedup=2", "output_dir=run")
+    assert (done.code, "target already" in done.err) == (1, True)
+
+
 def test_the_stages_of_sparse_training_are_recorded(run):
     done = run(
         "experiment=sparse_training_small", "dataset=digits", *SMALL, "dataset.image_size=8",
@@ -140,6 +152,8 @@ def test_the_stages_of_sparse_training_are_recorded(run):
         (["pruner.target_speedup=2", "schedule=cubic"], "one_shot or periodic"),
         (["pruner.target_speedup=2", "schedule.target_sparsity=0.5"], "exclude each other"),
         (["pruner.target_speedup=2", "schedule.start=9", "trainer.epochs=9"], "no cycle"),
+        (["schedule=cubic", "schedule.target_sparsity=0.995"], "is as far as it goes"),
+        (["schedule=list", "schedule.at=[3]", "schedule.sparsities=[0.999]"], "as far as it goes"),
         (["pruner.importance=magnitude"], "pruner.importance: must be none"),
         (["pruner.granularity=filter"], "pruner.granularity: must be weight"),
         (["pruner.allocation=lamp"], "global or layerwise"),
@@ -222,4 +236,5 @@ def test_summary_and_checkpoint_hold_only_data(run):
         ),
         weights_only=True,
     )
-    assert state["refinement"]["channels"]["full"] == done.summary["dense_macs"]
+    weights = sum(tensor.numel() for name, tensor in state["model"].items() if "bn" not in name)
+    assert weights < 0.9 * 582_346

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from refine.assembly.channels import (
     build_regularizer,
     build_structured,
-    check_goal,
     example_of,
 )
 from refine.assembly.consolidation import build_cache, build_distillation, build_replay
@@ -97,7 +96,6 @@ def assembled(
     if rewind:
         refinement.shrinking.append(rewind.shrunk_)
     if fresh:
-        check_goal(config, refinement)
         begin_(config, refinement)
         check_schedule(config, schedule, refinement, course)
 

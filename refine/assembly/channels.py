@@ -1,5 +1,7 @@
 """Which channels does a configuration take out, and what holds them small before?"""
 
+from fnmatch import fnmatchcase
+
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -41,7 +43,10 @@ def _unit(config: DictConfig) -> str:
     pruner, schedule = config.pruner, config.schedule
     if pruner.target_speedup is not None or pruner.target_macs is not None:
         return "macs"
-    by_sparsity = schedule.target_sparsity is not None or len(schedule.get("sparsities") or ())
+    kind = schedule._target_.rpartition(".")[2]
+    by_sparsity = kind in ("Geometric", "Cubic", "Listed") or (
+        kind == "OneShot" and schedule.target_sparsity is not None
+    )
     return "parameters" if pruner.target_parameters is not None or by_sparsity else "channels"
 
 
@@ -56,19 +61,23 @@ def goal_of(pruner: DictConfig, full: int) -> int | None:
     return goal
 
 
-def check_goal(config: DictConfig, refinement: RuntimeRefinement) -> None:
-    """SettingError for a target that no cut can reach."""
-    if refinement.channels is None:
+def check_goal(config: DictConfig, refinement: RuntimeRefinement, goal: int) -> None:
+    """SettingError if no cut can leave as little as ``goal``, which the schedule comes to."""
+    channels = refinement.channels
+    if channels is None or channels.settings.unit == "channels" or goal >= channels.surviving:
         return
-    goal = goal_of(config.pruner, refinement.prunable)
-    if goal is None:
-        return
-    furthest = refinement.channels.furthest()
+    furthest = channels.furthest()
     if furthest > goal:
-        name = next(name for name in TARGETS if config.pruner[name] is not None)
-        raise SettingError(
-            f"pruner.{name}", f"cannot be reached: {refinement.channels.missed(furthest, goal)}"
-        )
+        named = (f"pruner.{name}" for name in TARGETS if config.pruner[name] is not None)
+        setting = next(named, "schedule")
+        raise SettingError(setting, f"cannot be reached: {channels.missed(furthest, goal)}")
+
+
+def _kept(pruner: DictConfig, model: nn.Module) -> list[str]:
+    """The layers that ``pruner.layers`` says are never cut."""
+    globs = [glob for glob, share in (pruner.layers or {}).items() if not share]
+    names = [name for name, _ in model.named_modules() if name]
+    return [name for name in names if any(fnmatchcase(name, glob) for glob in globs)]
 
 
 def build_regularizer(config: DictConfig, model: nn.Module, course: Course) -> Regularizer | None:
@@ -85,7 +94,7 @@ def build_regularizer(config: DictConfig, model: nn.Module, course: Course) -> R
             warmup=node.warmup,
             start=node.start,
             stop=node.stop,
-            protected=config.pruner.layers or (),
+            protected=_kept(config.pruner, model),
         )
         regularizer.prepare(model)
     except ValueError as error:

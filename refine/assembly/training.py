@@ -6,7 +6,7 @@ from math import floor
 from omegaconf import DictConfig
 from torch import nn
 
-from refine.assembly.channels import goal_of
+from refine.assembly.channels import check_goal, goal_of
 from refine.build import build
 from refine.datasets.tasks import Course
 from refine.device import Precision
@@ -89,7 +89,13 @@ def check_schedule(
         elif not refinement.regrowth.active or schedule.grows:
             surviving -= floor(ratio * (surviving - 1)) + 1
     if not cycles and isinstance(schedule, Toward):
-        raise SettingError("schedule", "has no cycle in which the pruner's target can be reached")
+        there = refinement.surviving <= schedule.goal
+        problem = "has no cycle in which the pruner's target can be reached"
+        raise SettingError(
+            "start_from" if there else "schedule",
+            "this network is at the pruner's target already" if there else problem,
+        )
+    check_goal(config, refinement, surviving)
     if not cycles and not isinstance(schedule, Never):
         log.warning("no cycle is due in %d epochs; see schedule.interval", epochs)
     if isinstance(schedule, Geometric) and not refinement.regrowth.active:

@@ -21,6 +21,7 @@ from refine.network_file import KEY, as_text
 INPUT, OUTPUT = "images", "logits"
 # Of images of 32x32; larger ones are fewer, as the calibration keeps every layer's outputs.
 CALIBRATED = 200
+TOGETHER = 25  # images a batch of calibration
 JUDGED = 2000  # training images, if there are no validation images
 METHODS = ("MinMax", "Percentile")
 
@@ -136,9 +137,12 @@ class _Reader:
         self._batches = self._all(deployment)
 
     def _all(self, deployment: Deployment) -> Iterator[dict[str, Any]]:
-        for images, _ in deployment.data.plain(deployment.data.train[: _calibrated(deployment)]):
-            for part in images.contiguous().split(25):
-                yield {INPUT: part.numpy()}
+        chosen = deployment.data.train[: _calibrated(deployment)]
+        size = min(TOGETHER, len(chosen))
+        for images, _ in deployment.data.plain(chosen[: len(chosen) // size * size]):
+            for part in images.contiguous().split(size):
+                if len(part) == size:  # percentiles are of batches of one size
+                    yield {INPUT: part.numpy()}
 
     def get_next(self) -> dict[str, Any] | None:
         """The next batch, None after the last."""

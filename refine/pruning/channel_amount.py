@@ -31,6 +31,8 @@ class Amount:
             counts = macs_by_layer(model, example.shape[1:])
             self._fixed = macs(model, example.shape[1:]) - sum(counts.values())
             weights = {f"{layer}.weight" if layer else "weight": n for layer, n in counts.items()}
+            # Weights that two layers share belong to no group, and stay as they are.
+            self._fixed += sum(count for name, count in weights.items() if name not in sizes)
             self._uses = {
                 name: count / prod(sizes[name]) for name, count in weights.items() if name in sizes
             }

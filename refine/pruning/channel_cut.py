@@ -4,15 +4,17 @@ What refine/pruning/cut.py is for weights, this is for channels.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from math import floor as whole
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from refine.evaluation.cost import macs
+from refine.masks import Masks
 from refine.pruning.channel_amount import Amount
 from refine.pruning.channel_groups import OF_THE_NETWORK, ChannelGroup, Graph, check_bare
 from refine.pruning.criteria import NEED_GRADIENTS
@@ -20,18 +22,28 @@ from refine.pruning.cut import BISECTIONS, downscale_
 from refine.pruning.gradients import mean_gradients
 from refine.pruning.score import score
 from refine.pruning.structured import Plan, Structured, plan
-from refine.pruning.verified import misfits
-from refine.shrinking import smaller_
+from refine.pruning.verified import usable_groups
+from refine.shrinking import reshape_, smaller_
 
 log = logging.getLogger("refine")
+
+
+class Watch(Protocol):
+    """What refine/optimizer_watch.py knows of a model."""
+
+    masks: Masks
+    at_first: Mapping[str, Sequence[int]]
+    version: int
 
 
 class ChannelCut:
     """Plans cuts of ``model``'s channels as ``settings`` say, from its present state.
 
-    example: inputs like those of the network; what it had at first is known from when this was
-    made, or from the first ``look`` with an example. prunable: the weights that are multiplied by
-    ``downscale_factor`` before a cut. A plan changes nothing. ``number``: of the cycle, from 0.
+    example: inputs (N, ...) like those of the network, or None until ``look`` is given some.
+    watch: that of the model, which knows its masks, its tensors' shapes at first and when they have
+    changed since. only: the tensors whose outputs may go; by default all. All prunable weights are
+    multiplied by ``downscale_factor`` before a cut. A plan changes nothing. ``number``: of the
+    cycle, from 0.
     """
 
     def __init__(
@@ -39,18 +51,17 @@ class ChannelCut:
         model: nn.Module,
         settings: Structured,
         example: Tensor | None = None,
-        prunable: Iterable[str] = (),
+        *,
+        watch: Watch,
+        only: Collection[str] | None = None,
         downscale_factor: float = 1.0,
     ):
         self.model, self.settings, self.number = model, settings, 0
-        self.prunable, self.downscale_factor = tuple(prunable), downscale_factor
-        self.initial: dict[str, int] = {}  # widths of the groups, by root
-        self.full = 0  # of the unit, at first
-        self.dense_macs = 0  # for one input, at first
+        self.downscale_factor, self._watch, self._only = downscale_factor, watch, only
         self.left: dict[str, str] = {}
         self._example: Tensor | None = None
-        self._now: list[ChannelGroup] | None = None
-        self._surviving: int | None = None
+        self._roots: set[str] = set()  # of the groups that can be made narrower
+        self._seen: tuple[int, list[ChannelGroup], int] | None = None  # version, groups, surviving
         check_bare(model)
         settings.named(model)
         if example is not None:
@@ -65,29 +76,46 @@ class ChannelCut:
         """Finds out, once, which channels go together, from inputs (N, ...) of the network."""
         if self.known:
             return
+        if not example.is_floating_point():
+            raise ValueError("channels are found from floating-point inputs, such as images")
         self._example = example[:2].detach().clone()
-        groups = self._fitting()
+        groups, self.left = usable_groups(self.model, self.example, self.protected)
+        for name, reason in self.left.items():
+            level = logging.DEBUG if reason == OF_THE_NETWORK else logging.INFO
+            log.log(level, "%s keeps its channels: %s", name or "the network", reason)
         if not groups:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left.items())
+            self._example = None
             raise ValueError(f"there is no channel that can be taken out ({reasons:.300})")
-        if not self.initial:
-            self.initial = {group.root: group.width for group in groups}
-            self.full = self._amount(groups).at(self.initial)
-            self.dense_macs = macs(self.model, self._example.shape[1:])
+        self._roots = {group.root for group in groups}
+        first = deepcopy(self.model)
+        reshape_(first, self._watch.at_first)
+        groups = self._groups_of(first)
+        # Widths of the groups, by root, and what there was of the unit, at first.
+        self.initial = {group.root: group.width for group in groups}
+        self.full = Amount(self.settings.unit, first, self.example, groups).at(self.initial)
+        self.dense_macs = macs(first, self.example.shape[1:])
 
-    def changed(self) -> None:
-        """To be called when the network has become another."""
-        self._now = self._surviving = None
+    @property
+    def example(self) -> Tensor:
+        """Inputs of the network, where it is and in its precision."""
+        if self._example is None:
+            raise ValueError("no example of the inputs has been looked at yet")
+        return self._example.to(next(self.model.parameters()))
+
+    @property
+    def protected(self) -> list[str]:
+        """Layers whose outputs stay, by name."""
+        stay = self.settings.named(self.model)
+        if self._only is None:
+            return stay
+        weights = ((f"{name}.weight".removeprefix("."), name) for name, layer in self._layers())
+        return [*stay, *(name for weight, name in weights if weight not in self._only)]
 
     @property
     def groups(self) -> list[ChannelGroup]:
         """The groups as they are now."""
-        if not self.known:
-            raise ValueError("no example of the inputs has been looked at yet")
-        if self._now is None:
-            graph = Graph(self.model, self._example, self.settings.named(self.model))
-            self._now = [group for group in graph.groups() if group.root in self.initial]
-        return self._now
+        return self._now()[1]
 
     @property
     def widths(self) -> dict[str, int]:
@@ -97,9 +125,7 @@ class ChannelCut:
     @property
     def surviving(self) -> int:
         """How much there is now of what ``settings.unit`` counts."""
-        if self._surviving is None:  # a schedule by step asks after every one
-            self._surviving = self._amount(self.groups).at(self.widths)
-        return self._surviving
+        return self._now()[2]
 
     def scored(self, batches: Iterable, loss: Callable[..., Tensor]) -> dict[str, Tensor]:
         """The gradients that the criterion needs, if it does."""
@@ -112,11 +138,11 @@ class ChannelCut:
         with every layer at its floor."""
         if ratio <= 0:
             return None
-        groups, surviving = self.groups, self.surviving
+        surviving = self.surviving
         goal = surviving - (whole(ratio * (surviving - 1)) + 1)
 
         def planned(model: nn.Module, batches: Any) -> Plan:
-            return plan(model, self._example, groups, self.settings, self.initial, goal, gradients)
+            return self._plan(goal, gradients)
 
         found = score(planned, self.model, (), number=self.number)
         for root, reason in found.left.items():
@@ -139,24 +165,39 @@ class ChannelCut:
         return (
             f"{self.full / goal:.2f}x fewer {unit} than at first were asked for, and "
             f"{self.full / amount:.2f}x is as far as it goes ({amount:,} of {self.full:,}), with "
-            "every layer at the floor that min_channels, min_density, round_to and protected "
-            "layers leave"
+            "every layer at the floor that min_channels, min_density and round_to leave, but for "
+            "those that are protected or that the criterion has no score for"
         )
 
     def furthest(self) -> int:
         """How much would be left with every layer at its floor."""
-        groups = self.groups
+        criterion = self.settings.criterion
 
-        def last(group: Any) -> Tensor:
+        def last(group: Any) -> Tensor | None:
+            if criterion not in NEED_GRADIENTS and criterion(group) is None:
+                return None
             return torch.arange(len(group[0].idxs))
 
-        settings = Structured(**{**vars(self.settings), "criterion": last, "steps": 1})
-        return plan(self.model, self._example, groups, settings, self.initial, 0).amount
+        settings = replace(self.settings, criterion=last, steps=1)
+        return score(lambda *_: self._plan(0, {}, settings), self.model, ()).amount
+
+    def _plan(
+        self, goal: int, gradients: Mapping[str, Tensor], settings: Structured | None = None
+    ) -> Plan:
+        return plan(
+            self.model,
+            self.example,
+            self.groups,
+            settings or self.settings,
+            self.initial,
+            goal,
+            gradients,
+            self.protected,
+        )
 
     def downscale_(self) -> None:
         """Multiplies the prunable weights by the factor."""
-        weights = dict(self.model.named_parameters())
-        downscale_([weights[name] for name in self.prunable], self.downscale_factor)
+        downscale_(self._watch.masks.weights().values(), self.downscale_factor)
 
     def within(
         self,
@@ -174,7 +215,7 @@ class ChannelCut:
         def passes(tried: Plan) -> bool:
             copy = deepcopy(self.model)
             weights = dict(copy.named_parameters())
-            downscale_([weights[name] for name in self.prunable], self.downscale_factor)
+            downscale_([weights[name] for name in self._watch.masks], self.downscale_factor)
             smaller_(copy, tried.smaller)
             return validate(copy) >= floor
 
@@ -194,27 +235,24 @@ class ChannelCut:
         """Channels and multiply-accumulates of one input that are there now."""
         return {
             "channels": sum(self.widths.values()),
-            "macs": macs(self.model, self._example.shape[1:]),
+            "macs": macs(self.model, self.example.shape[1:]),
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """What it had at first."""
-        return {"initial": dict(self.initial), "full": self.full, "dense_macs": self.dense_macs}
+    def _now(self) -> tuple[int, list[ChannelGroup], int]:
+        version = self._watch.version
+        if self._seen is None or self._seen[0] != version:  # a schedule by step asks every time
+            groups = self._groups_of(self.model)
+            amount = Amount(self.settings.unit, self.model, self.example, groups)
+            widths = {group.root: group.width for group in groups}
+            self._seen = version, groups, amount.at(widths)
+        return self._seen
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Of a network that was cut since."""
-        self.initial, self.full = dict(state["initial"]), state["full"]
-        self.dense_macs = state["dense_macs"]
+    def _groups_of(self, model: nn.Module) -> list[ChannelGroup]:
+        graph = Graph(model, self.example, self.protected)
+        return [group for group in graph.groups() if group.root in self._roots]
 
-    def _amount(self, groups: list[ChannelGroup]) -> Amount:
-        return Amount(self.settings.unit, self.model, self._example, groups)
-
-    def _fitting(self) -> list[ChannelGroup]:
-        graph = Graph(self.model, self._example, self.settings.named(self.model))
-        groups = graph.groups()
-        misfit = misfits(self.model, self._example, groups)
-        self.left = graph.left | misfit
-        for name, reason in self.left.items():
-            level = logging.DEBUG if reason == OF_THE_NETWORK else logging.INFO
-            log.log(level, "%s keeps its channels: %s", name or "the network", reason)
-        return [group for group in groups if group.root not in misfit]
+    def _layers(self) -> Iterator[tuple[str, nn.Module]]:
+        kinds = nn.modules.conv._ConvNd | nn.Linear
+        yield from (
+            (n, layer) for n, layer in self.model.named_modules() if isinstance(layer, kinds)
+        )

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from refine.evaluation.accuracy import in_mode
 from refine.pruning.flattened import flattened_channels_last_
-from refine.pruning.structure import answers
-from refine.shrinking import Smaller, depthwise
+from refine.pruning.structure import answers, traced
+from refine.shrinking import Smaller, depthwise, each_tensor
 
 INSTALL = "pip install 'runtime-refinement[structured]'"
 OF_THE_NETWORK = "its outputs are the network's"
@@ -67,14 +67,19 @@ class Graph:
         self.model = model
         library = torch_pruning()
         layers = dict(model.named_modules())
-        stay = {*protected, *answers(model)}
+        graph = traced(model)
+        # What cannot be traced is found out by refine/pruning/verified.py: outputs are fewer then.
+        given = answers(model, graph=graph) if graph else set()
+        stay = {*protected, *given}
         self._stay = [
             layers[name]
             for name in layers
             if name in stay or f"{name}.weight".removeprefix(".") in stay
         ]
-        self.left = dict.fromkeys(sorted(answers(model)), OF_THE_NETWORK)
+        self.left = dict.fromkeys(sorted(given), OF_THE_NETWORK)
         self._names = {module: name for name, module in layers.items()}
+        owners = [id(tensor) for _, tensor, _ in each_tensor(model)]
+        self._shared = {tensor for tensor in owners if owners.count(tensor) > 1}
         with in_mode(model, training=False), warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")  # of parameters without a layer: Member has them
             self._graph = library.DependencyGraph().build_dependency(
@@ -130,8 +135,11 @@ class Graph:
             if any(channel is None for channel in channels):
                 raise ValueError(f"what {name} reads cannot be followed to single channels")
             if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
-                if any(p.requires_grad is False for p in layer.parameters(recurse=False)):
+                own = list(layer.parameters(recurse=False))
+                if not all(parameter.requires_grad for parameter in own):
                     raise ValueError(f"{name} is frozen")
+                if self._shared.intersection(map(id, own)):
+                    raise ValueError(f"{name} shares its weights with another layer")
                 (producers if outgoing else readers).append(name)
             else:
                 norms.append(name)
@@ -203,7 +211,7 @@ def check_bare(model: nn.Module) -> None:
             f"and {again} again after every cut"
         )
     for name, module in model.named_modules():
-        if hasattr(module, "parametrizations") or hasattr(module, "weight_orig"):
+        if any(hasattr(module, name) for name in ("parametrizations", "weight_orig", "weight_g")):
             raise ValueError(
                 f"{name or 'the network'} has a parametrised weight (torch.nn.utils); make it "
                 "permanent before channels are taken out"

@@ -6,7 +6,7 @@ said to be missed, caps and floors hold, and no group is skipped silently.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -47,6 +47,13 @@ class Structured:
     steps: int = 100
 
     def __post_init__(self) -> None:
+        if not callable(self.criterion):
+            raise TypeError(f"criterion is a function of (group), not {self.criterion!r}")
+        for name in ("round_to", "min_channels", "steps"):
+            if not isinstance(getattr(self, name), int):
+                raise TypeError(f"{name} is a whole number, not {getattr(self, name)!r}")
+        if isinstance(self.protected, str):
+            object.__setattr__(self, "protected", (self.protected,))
         for name, known in (("scope", SCOPES), ("unit", UNITS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is one of {', '.join(known)}")
@@ -100,18 +107,19 @@ def plan(
     initial: Mapping[str, int],
     goal: int,
     gradients: Mapping[str, Tensor] | None = None,
+    protected: Iterable[str] = (),
 ) -> Plan:
     """The cut that leaves at most ``goal`` of what ``settings.unit`` counts, and as little less as
     whole channels allow; more where every layer is at its floor.
 
     groups: those of ``model``. initial: their widths at first, by root. gradients: of parameters,
-    for criteria that need them. ``model`` stays as it is.
+    for criteria that need them. protected: layers that have none. ``model`` stays as it is.
     """
     amount = Amount(settings.unit, model, example, groups)
     work = deepcopy(model)
     for name, parameter in work.named_parameters():
         parameter.grad = gradients[name].clone() if gradients and name in gradients else None
-    graph = Graph(work, example, settings.named(model))
+    graph = Graph(work, example, protected)
     kept = {group.root: torch.arange(group.width) for group in groups}
     floors = {root: _floor(settings, width, initial[root]) for root, width in amount.full.items()}
     most = ceil(sum(initial.values()) / settings.steps)

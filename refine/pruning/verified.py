@@ -1,76 +1,182 @@
-"""Does taking channels out change what the rest of a network computes?
+"""Which channel groups can be taken out of a network, and does it compute the same without them?
 
-Which channels go together is found out by following gradients through the network, which does not
-see everything that its code does with shapes. So every group is tried once.
+Which channels go together is found out by following gradients, which does not see everything that
+a network's code does with shapes. So every group is tried once, on a copy whose numbers are drawn
+by lot: those of now could hide it, as a norm that begins at 0 does.
 """
 
 from collections.abc import Iterable
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from refine.evaluation.accuracy import in_mode
-from refine.pruning.channel_groups import ChannelGroup, without
+from refine.pruning.channel_groups import OF_THE_NETWORK, ChannelGroup, Graph, without
 from refine.shrinking import smaller_
 
 TOLERANCE = 1e-3  # of the outputs' scale, single precision; wrong columns make a third or more
+
+
+def usable_groups(
+    model: nn.Module, example: Tensor, protected: Iterable[str] = ()
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """The groups that can be made narrower, and why the other layers cannot."""
+    graph = Graph(model, example, protected)
+    groups = graph.groups()
+    refused = misfits(model, example, groups)
+    return [group for group in groups if group.root not in refused], graph.left | refused
 
 
 def misfits(model: nn.Module, example: Tensor, groups: Iterable[ChannelGroup]) -> dict[str, str]:
     """The groups, by root, of which channels cannot be taken out, each with the reason.
 
     A third of a group's channels, by lot, is taken out of a copy. It must answer as the network
-    does when these channels are 0. Where a layer norm mixes a group's channels they cannot be
-    equal; there it only has to answer.
+    does when these channels are 0. A layer norm, which mixes them, is taken as a scale and a shift
+    for this.
     """
     found = {}
     draw = torch.Generator().manual_seed(0)
     inputs = torch.randn(2, *example.shape[1:], generator=draw).to(example)
-    with in_mode(model, training=False), torch.no_grad():
+    drawn = _drawn(model, draw).eval()
+    with torch.no_grad(), torch.random.fork_rng():
+        trains_otherwise = _has_layers_of_training(drawn, inputs)
         for group in groups:
             if group.width < 2:
                 continue
-            chosen = torch.randperm(group.width, generator=draw)[: max(1, group.width // 3)]
-            copy = deepcopy(model)
+            gone = torch.randperm(group.width, generator=draw)[: max(1, group.width // 3)]
+            network = _plain(drawn, group)
+            wanted = pytree.tree_leaves(_silenced(network, group, gone, inputs))
+            smaller = _plain(drawn, group)
             try:
-                smaller_(copy, without(copy, [group], {group.root: chosen.tolist()}))
-                answer = copy(inputs)
+                smaller_(smaller, without(smaller, [group], {group.root: gone.tolist()}))
+                answers = pytree.tree_leaves(smaller(inputs))
             except Exception as error:  # the network's own code, with widths it does not know
                 reason = " ".join(str(error).split())
                 found[group.root] = f"the network fails without some of its channels: {reason:.80}"
                 continue
-            if mixes(model, group):
-                continue
-            wanted = _silenced(model, group, chosen, inputs)
-            scale = float(wanted.abs().max().clamp(min=1e-12))
-            if not float((answer - wanted).abs().max()) <= TOLERANCE * scale:
+            if [_shape(leaf) for leaf in answers] != [_shape(leaf) for leaf in wanted]:
+                found[group.root] = OF_THE_NETWORK
+            elif not all(map(_same, answers, wanted)):
                 found[group.root] = "what reads its channels cannot be followed"
+            elif trains_otherwise:
+                try:
+                    smaller.train()(inputs)
+                except Exception:  # the same
+                    found[group.root] = "what reads its channels in training cannot be followed"
     return found
 
 
-def mixes(model: nn.Module, group: ChannelGroup) -> bool:
-    """Whether a norm, or a parameter that is added, mixes a group's channels."""
-    norms = [
-        model.get_submodule(name) for name in group.norms if name in dict(model.named_modules())
-    ]
-    bare = len(norms) < len(group.norms)
-    return bare or any(isinstance(norm, nn.LayerNorm) for norm in norms)
+class Affine(nn.Module):
+    """Scale and shift of a layer norm, without its mixing."""
+
+    def __init__(self, norm: nn.LayerNorm):
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same."""
+        x = x if self.weight is None else x * self.weight
+        return x if self.bias is None else x + self.bias
 
 
-def _silenced(model: nn.Module, group: ChannelGroup, channels: Tensor, inputs: Tensor) -> Tensor:
-    """The outputs with these channels of a group set to 0 wherever a layer makes them."""
+def _drawn(model: nn.Module, draw: torch.Generator) -> nn.Module:
+    """A copy with other numbers."""
+    copy = deepcopy(model)
+    with torch.no_grad():
+        for name, tensor in (*copy.named_parameters(), *copy.named_buffers()):
+            if not tensor.is_floating_point() or not tensor.dim():
+                continue
+            if tensor.dim() > 1:
+                numbers = torch.randn(tensor.shape, generator=draw) / tensor[0].numel() ** 0.5
+            elif name.endswith(("bias", "mean")):
+                numbers = 0.3 * torch.randn(tensor.shape, generator=draw)
+            else:
+                numbers = 0.5 + torch.rand(tensor.shape, generator=draw)
+            tensor.copy_(numbers)
+    return copy
 
-    def silence(layer: nn.Module, given: tuple, made: Tensor) -> Tensor:
-        axis = -1 if isinstance(layer, nn.Linear) else 1
-        return made.index_fill(axis, channels.to(made.device), 0.0)
 
+def _plain(network: nn.Module, group: ChannelGroup) -> nn.Module:
+    """A copy in which no norm mixes the group's channels."""
+    copy = deepcopy(network)
+    layers = dict(copy.named_modules())
+    for name in group.norms:
+        if isinstance(layers.get(name), nn.LayerNorm):
+            copy.set_submodule(name, Affine(layers[name]))
+    return copy.eval()
+
+
+def _has_layers_of_training(network: nn.Module, inputs: Tensor) -> bool:
+    """Whether the pass of evaluation leaves layers with weights out, and that of training works."""
+    layers = {
+        module
+        for module in network.modules()
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+    }
     handles = [
-        model.get_submodule(name).register_forward_hook(silence)
-        for name in (*group.producers, *group.norms)
+        layer.register_forward_hook(lambda layer, given, made: layers.discard(layer))
+        for layer in list(layers)
     ]
     try:
-        return model(inputs)
+        network(inputs)
     finally:
         for handle in handles:
             handle.remove()
+    if not layers:
+        return False
+    try:
+        deepcopy(network).train()(inputs)
+    except Exception:  # it wants something else then, such as targets
+        return False
+    return True
+
+
+def _silenced(network: nn.Module, group: ChannelGroup, gone: Tensor, inputs: Tensor) -> Any:
+    """The outputs with channels of a group set to 0 wherever a layer makes them."""
+    layers, handles = dict(network.named_modules()), []
+    for name in dict.fromkeys((*group.producers, *group.norms)):
+        indices = _outputs(group, name, layers.get(name), gone)
+        if name not in layers:  # a parameter that is added
+            network.get_parameter(name).index_fill_(*indices, 0.0)
+            continue
+        last = isinstance(layers[name], nn.Linear | Affine)
+
+        def silence(
+            layer: nn.Module, given: tuple, made: Tensor, axis=-1 if last else 1, own=indices[1]
+        ) -> Tensor:
+            return made.index_fill(axis, own.to(made.device), 0.0)
+
+        handles.append(layers[name].register_forward_hook(silence))
+    try:
+        return network(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _outputs(
+    group: ChannelGroup, name: str, layer: nn.Module | None, gone: Tensor
+) -> tuple[int, Tensor]:
+    """Of the layer's outputs, or of a parameter, the dimension and the indices of channels."""
+    made = int(getattr(layer, "transposed", False))
+    for member in group.members:
+        if layer is None and member.tensor == name:
+            return member.dimension, member.indices[torch.isin(member.channels, gone)]
+        owner = member.tensor.rpartition(".")[0]
+        weight = member.tensor.endswith("weight") and member.dimension == made
+        if owner == name and (weight or not member.tensor.endswith("weight")):
+            return member.dimension, member.indices[torch.isin(member.channels, gone)]
+    raise AssertionError(name)
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | None:
+    return tuple(leaf.shape) if isinstance(leaf, Tensor) else None
+
+
+def _same(answer: Any, wanted: Any) -> bool:
+    if not isinstance(wanted, Tensor) or not wanted.is_floating_point():
+        return True
+    scale = float(wanted.abs().max().clamp(min=1e-12))
+    return float((answer - wanted).abs().max()) <= TOLERANCE * scale

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from refine.masks import prunable_names
-from refine.pruning.channel_groups import Graph
+from refine.pruning.verified import usable_groups
 from refine.regularization.kinds import (
     Kind,
     bn_scale,
@@ -118,10 +118,9 @@ class Regularizer:
             self._weights = Weights(model, prunable=names)
             return
         example = self._example.to(next(model.parameters()).device)
-        graph = Graph(model, example, self._protected)
-        groups = graph.groups()
+        groups, others = usable_groups(model, example, self._protected)
         if not groups:
-            left = "; ".join(f"{layer}: {reason}" for layer, reason in graph.left.items())
+            left = "; ".join(f"{layer}: {reason}" for layer, reason in others.items())
             raise ValueError(f"regularizer={name}: no channels can be pruned ({left})")
         weights = Weights(model, groups)
         modules = dict(model.named_modules())
@@ -155,6 +154,12 @@ class Regularizer:
                 self._strengths |= zip(weights.widths, parts, strict=True)
                 self._grown_epoch = self._epoch
         self.kind(parameters, weights, strength * self.share)
+
+    def forget(self) -> None:
+        """To be called when the network has become another, of other widths: its channels are found
+        anew, and their strengths begin anew."""
+        self._weights = self._flat = None
+        self._strengths, self._roots = {}, {}
 
     def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
         """To be called after ``model`` has become ``smaller``: the strengths of the channels that
