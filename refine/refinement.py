@@ -71,7 +71,8 @@ class RuntimeRefinement:
     structured: takes whole channels out of the network in place of single weights, with all that
         depends on them: it becomes physically smaller. Needs torch-pruning; importance, allocation,
         granularity, regrowth and cache are then of no use. Parameters are new ones after a cut;
-        optimizers go on with them and their moments, by themselves.
+        optimizers go on with them and their moments by themselves; hooks on them are to be set
+        again.
     example: inputs like those of the network, for structured; by default the loader's first.
     regularizer: what training steps add to the gradients (refine/regularization/): it goes along
         with the channels that stay.
