@@ -145,7 +145,8 @@ def _check(twin: Trained, trained: Trained) -> None:
 def _names(directories: Sequence[Path]) -> list[str]:
     """The directories' names, with as much of the path before it as tells them apart."""
     parts = [directory.resolve().parts for directory in directories]
-    for depth in range(1, max(map(len, parts)) + 1):
+    first = 2 if any(part[-1].startswith("seed-") for part in parts) else 1  # a seed is no name
+    for depth in range(first, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(set(parts)):
             break
