@@ -9,13 +9,14 @@ from refine.rows import CycleRow, EpochRow
 def stages(
     rows: Sequence[EpochRow | CycleRow], start: int, stop: int | None
 ) -> list[dict[str, Any]]:
-    """Of a run whose regularizer acted from epoch ``start`` to ``stop``, the stages that it came
-    to: pretrained, sparse training, cut, fine-tuned; each with epoch, test accuracy, parameters
-    and, where channels went, multiply-accumulates."""
+    """Of a run whose regularizer acted from epoch ``start`` to ``stop``, by default until its last
+    cut: the stages that it came to (pretrained, sparse training, cut, fine-tuned), each with epoch,
+    test accuracy, parameters and, where channels went, multiply-accumulates."""
     epochs = {row.epoch: row for row in rows if isinstance(row, EpochRow)}
     cycles = [row for row in rows if isinstance(row, CycleRow)]
     last = max(epochs, default=0)
-    stop = min(stop or last, last)
+    ended = stop or (cycles[-1].epoch if cycles else last)
+    stop = min(ended, last)
     found = []
     if start in epochs:
         found.append(_of("pretrained", epochs[start]))

@@ -185,9 +185,20 @@ def test_settings_of_channels_need_the_pruner(command):
     assert (done.code, "set pruner=structured" in done.err) == (1, True)
 
 
+def test_how_much_a_schedule_cuts_is_the_targets_matter(run):
+    done = run(*TINY, "pruner.target_speedup=2", "pruner.ratio=0.6", "schedule.of=all")
+    assert done.summary["speedup"] >= 2
+
+
+def test_without_a_last_epoch_sparse_training_ends_with_the_last_cut(run):
+    done = run(*TINY, "pruner.ratio=0.1", "regularizer=l1")
+    stages = [(entry["stage"], entry["epoch"]) for entry in done.summary["stages"]]
+    assert stages == [("sparse training", 3), ("cut", 3), ("fine-tuned", 4)]
+
+
 def test_without_the_library_the_remedy_is_named(run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch_pruning", None)
-    with pytest.raises(SettingError, match=r"runtime-refinement\[structured\]"):
+    with pytest.raises(SettingError, match=r"^pruner: .*runtime-refinement\[structured\]"):
         run(*TINY)
 
 

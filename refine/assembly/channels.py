@@ -10,6 +10,7 @@ from refine.build import function
 from refine.datasets.tasks import Course
 from refine.errors import SettingError
 from refine.names import TARGETS
+from refine.pruning.channel_groups import torch_pruning
 from refine.pruning.structured import Structured
 from refine.refinement import RuntimeRefinement
 from refine.regularization import Regularizer
@@ -26,6 +27,10 @@ def build_structured(config: DictConfig) -> Structured | None:
     pruner = config.pruner
     if pruner.criterion == "none":
         return None
+    try:
+        torch_pruning()
+    except ValueError as error:
+        raise SettingError("pruner", str(error)) from None
     return Structured(
         criterion=function("pruner.criterion", pruner.criterion, "refine.pruning.criteria"),
         scope=pruner.allocation,

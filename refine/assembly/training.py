@@ -3,7 +3,7 @@
 import logging
 from math import floor
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from refine.assembly.channels import check_goal, goal_of
@@ -45,14 +45,17 @@ def build_stepper(
 def build_schedule(config: DictConfig, refinement: RuntimeRefinement, course: Course) -> Schedule:
     """The schedule of a run."""
     by_channel = refinement.channels is not None
+    goal = goal_of(config.pruner, refinement.prunable) if by_channel else None
+    node = config.schedule
+    if goal is not None:  # how much each cycle cuts is the target's part of the way
+        node = OmegaConf.merge(node, {"of": "survivors", "cycles_at_once": 1})
     given = {
         "ratio": config.pruner.ratio,
         "length": _length(config, course),
         "prunable": refinement.prunable,
         "total": refinement.prunable if by_channel else refinement.total_parameters,
     }
-    schedule = build("schedule", config.schedule, offered=given)
-    goal = goal_of(config.pruner, refinement.prunable) if by_channel else None
+    schedule = build("schedule", node, offered=given)
     return schedule if goal is None else Toward(schedule, goal)
 
 
