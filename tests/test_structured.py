@@ -171,7 +171,7 @@ def test_the_same_by_lot_is_the_same_and_another_cycle_draws_anew(images):
         model = simple_cnn()
         torch.manual_seed(seed)
         refinement = RuntimeRefinement(
-            model, structured=Structured(criteria.random), replay=Replay(steps=0)
+            model, structured=Structured(criteria.random, steps=5), replay=Replay(steps=0)
         )
         for _ in range(cycles):
             refinement.refinement_cycle([images], 0.3)
@@ -345,7 +345,7 @@ def test_the_least_that_validation_may_say_is_kept(images):
 
     refinement = RuntimeRefinement(
         model,
-        structured=Structured(scope="layerwise"),
+        structured=Structured(scope="layerwise", steps=5),
         replay=Replay(steps=0),
         downscale_factor=1.0,
     )
