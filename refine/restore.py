@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import sys
 from pathlib import Path
 
 from refine.cache import files
+from refine.command import ended
 from refine.errors import ReportError
 from refine.files import written_whole
 from refine.report import runs
@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; its exit code."""
     arguments = _arguments(argv)
     run: Path = arguments.run
-    try:
+
+    def work() -> None:
         if not run.is_dir():
             problem = "is not a directory" if run.exists() else "does not exist"
             raise ReportError(f"{run} {problem}")
@@ -54,18 +55,13 @@ def main(argv: list[str] | None = None) -> int:
             _list(run, sources)
         else:
             _restore(run, sources, arguments)
-        sys.stdout.flush()
-    except (ReportError, files.Damaged) as error:
-        problem = str(error)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        problem = f"{error.filename or run} cannot be read ({error.strerror or error})"
-    else:
-        return 0
-    print(f"refine-restore: {problem}", file=sys.stderr)
-    return 1
+
+    return ended(
+        "refine-restore",
+        work,
+        (ReportError, files.Damaged),
+        lambda error: f"{error.filename or run} cannot be read ({error.strerror or error})",
+    )
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -14,12 +14,14 @@ MAY_IMPORT = {
         "composition", "config", "device", "experiment", "help", "report", "resume",
         "run_directory", "signals", "sweep",
     },
-    "restore": {"cache", "checkpoint", "report"},
+    "restore": {"cache", "checkpoint", "command", "report"},
     "bench": {
-        "datasets", "device", "evaluation", "export", "network_file", "report", "run_directory",
-        "trained",
+        "command", "datasets", "device", "evaluation", "export", "network_file", "report",
+        "run_directory", "trained",
     },
-    "export": {"datasets", "evaluation", "network_file", "pruning", "shrinking", "trained"},
+    "export": {
+        "command", "datasets", "evaluation", "network_file", "pruning", "shrinking", "trained",
+    },
     "help": {"config"},
     "composition": {"config"},
     "experiment": {
@@ -79,6 +81,7 @@ MAY_IMPORT = {
     "schedule": set(),
     "channels": set(),
     "combinations": set(),
+    "command": set(),
     "cycle_report": set(),
     "position": set(),
     "ranking": set(),
@@ -90,7 +93,7 @@ MAY_IMPORT = {
     "rows": set(),
 }  # fmt: skip
 TORCHLESS = (
-    "cli", "combinations", "composition", "config", "help", "resume", "signals", "sweep",
+    "cli", "combinations", "command", "composition", "config", "help", "resume", "signals", "sweep",
     "errors", "files", "names", "restore", "rows", "report", "study",
 )  # fmt: skip
 # The command line, what overrides mean, and a study's values, which are of the same grammar.

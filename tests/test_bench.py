@@ -345,3 +345,12 @@ def test_the_table_and_the_picture_are_of_the_rows():
     labels = {text.get_text() for text in figure.legends[0].get_texts()}
     assert labels == {"eager", "openvino", "a", "b", "hollow: exported", "as promised", "no gain"}
     assert speedups([DENSE]).axes  # also where nothing was compared
+
+
+def test_ctrl_c_is_a_line(trained, monkeypatch, capsys, tmp_path):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("refine.bench.cli._bench", interrupted)
+    assert main([str(trained), "--to", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "refine-bench: interrupted\n"

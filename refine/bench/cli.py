@@ -14,6 +14,7 @@ from typing import Any
 
 from refine.bench.arguments import parsed
 from refine.bench.rows import CSV_FILE, FIGURE_FILE, JSON_FILE, BenchRow, as_csv
+from refine.command import ended
 from refine.errors import NetworkError, ReportError, SettingError
 from refine.files import write_text
 
@@ -21,20 +22,12 @@ from refine.files import write_text
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; its exit code."""
     arguments = parsed(argv)
-    try:
-        _bench(arguments)
-        sys.stdout.flush()
-    except (NetworkError, ReportError, SettingError) as error:
-        problem = str(error)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        problem = f"{error.filename or 'a file'} cannot be written ({error.strerror or error})"
-    else:
-        return 0
-    print(f"refine-bench: {problem}", file=sys.stderr)
-    return 1
+    return ended(
+        "refine-bench",
+        lambda: _bench(arguments),
+        (NetworkError, ReportError, SettingError),
+        lambda error: f"{error.filename or 'a file'} cannot be written ({error.strerror or error})",
+    )
 
 
 def _bench(arguments: argparse.Namespace) -> None:

@@ -1,11 +1,11 @@
 """The command ``refine-export``: what a deployment takes of a run."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from refine.command import ended
 from refine.errors import NetworkError, SettingError, one_of
 from refine.export.options import DIRECTORY, FACTS_FILE, NAMES, Options
 
@@ -57,25 +57,18 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; its exit code."""
     options = _options(argv)
     sys.path.append(str(Path.cwd()))  # one's own models are found here, as by refine-run
-    try:
+
+    def work() -> None:
         from refine.export.work import export  # only now: --help needs no torch
 
         _show(options, export(options))
-        sys.stdout.flush()
-    except (NetworkError, SettingError) as error:
-        problem = str(error)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("refine-export: interrupted", file=sys.stderr)
-        return 130
-    except OSError as error:
-        problem = f"{error.filename or options.to}: {error.strerror or error}"
-    else:
-        return 0
-    print(f"refine-export: {problem}", file=sys.stderr)
-    return 1
+
+    return ended(
+        "refine-export",
+        work,
+        (NetworkError, SettingError),
+        lambda error: f"{error.filename or options.to}: {error.strerror or error}",
+    )
 
 
 def _options(argv: list[str] | None) -> Options:

@@ -18,7 +18,7 @@ from refine.masks import Masks
 from refine.pruning.channel_amount import Amount
 from refine.pruning.channel_groups import OF_THE_NETWORK, ChannelGroup, Graph, check_bare
 from refine.pruning.criteria import NEED_GRADIENTS
-from refine.pruning.cut import BISECTIONS, downscale_
+from refine.pruning.cut import downscale_, largest
 from refine.pruning.gradients import mean_gradients
 from refine.pruning.score import score
 from refine.pruning.structured import Plan, Structured, plan
@@ -219,17 +219,7 @@ class ChannelCut:
             smaller_(copy, tried.smaller)
             return validate(copy) >= floor
 
-        if passes(chosen):
-            return ratio, chosen
-        low, high, best = 0.0, ratio, None
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            chosen = self.choose(gradients, middle)
-            if passes(chosen):
-                low, best = middle, chosen
-            else:
-                high = middle
-        return low, best
+        return largest(ratio, chosen, lambda lower: self.choose(gradients, lower), passes, None)
 
     def left_now(self) -> dict[str, int]:
         """Channels and multiply-accumulates of one input that are there now."""

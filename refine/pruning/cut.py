@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from refine.masks import Masks
 from refine.pruning.granularity import Granularity
 from refine.pruning.score import score
 
+Chosen = TypeVar("Chosen")
 BISECTIONS = 7  # to a hundredth of the ratio
 
 
@@ -68,17 +70,29 @@ class Cut:
                 parameter.copy_(value)
             return reached >= floor
 
+        return largest(ratio, chosen, lambda lower: self.choose(scores, lower), passes, {})
+
+
+def largest(
+    ratio: float,
+    chosen: Chosen,
+    choose: Callable[[float], Chosen],
+    passes: Callable[[Chosen], bool],
+    nothing: Chosen,
+) -> tuple[float, Chosen]:
+    """The largest cut up to ``ratio``, which takes ``chosen``, that passes, by bisection, and what
+    it takes: ``nothing`` if none does."""
+    if passes(chosen):
+        return ratio, chosen
+    low, high, best = 0.0, ratio, nothing
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        chosen = choose(middle)
         if passes(chosen):
-            return ratio, chosen
-        low, high, best = 0.0, ratio, {}
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            chosen = self.choose(scores, middle)
-            if passes(chosen):
-                low, best = middle, chosen
-            else:
-                high = middle
-        return low, best
+            low, best = middle, chosen
+        else:
+            high = middle
+    return low, best
 
 
 @torch.no_grad()
