@@ -115,11 +115,11 @@ class OptimizerWatch:
         """Lets every optimizer go on with the network's new parameters, seen yet or not: what looks
         at its gradients before a step, to unscale or clip them, must find them."""
         self.version += 1
-        for old, found in replaced.items():
-            self._replaced[old] = found
-        for found in gc.get_objects():
-            if issubclass(type(found), Optimizer):  # isinstance would ask strangers' objects
-                self._catch_up_(found)
+        for old, new in replaced.items():
+            self._replaced[old] = new
+        for thing in gc.get_objects():
+            if issubclass(type(thing), Optimizer):  # isinstance would ask strangers' objects
+                self._catch_up_(thing)
 
     def zero_moments_(self) -> None:
         """Clears what the optimizers remember of the weights that are cut."""
