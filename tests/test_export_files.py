@@ -158,6 +158,21 @@ def test_every_format_answers_the_same(filters, export):
     assert program(one).shape == (1, 10)
 
 
+def test_products_of_8_bit_weights_saturate_on_no_processor(filters, export):
+    onnx = pytest.importorskip("onnx")
+    done = export(filters, "--fold", "--format", "int8")
+    model = onnx.load(done.directory / "model.int8.onnx")
+    weights = {
+        entry.name: onnx.numpy_helper.to_array(entry).astype(int)
+        for entry in model.graph.initializer
+        if entry.data_type == onnx.TensorProto.INT8 and len(entry.dims) > 1
+    }
+    assert len(weights) == 5
+    for name, values in weights.items():  # pairs of products are added in 16 bits without VNNI
+        assert 2 * 255 * abs(values).max() < 2**15, name
+        assert abs(values).max() > 2**5, name
+
+
 def test_programs_say_how_to_prepare_images_and_nothing_of_their_origin(filters, export):
     onnx = pytest.importorskip("onnx")
     done = export(filters, "--format", "torch,onnx")
