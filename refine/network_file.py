@@ -23,7 +23,7 @@ from refine.build import parameters_of
 from refine.cache.coding import SHAPE, decoded, dense, encoded, packed, unpacked
 from refine.errors import NetworkError
 from refine.files import written_whole
-from refine.shrinking import reshape_
+from refine.sparsity.shrink import reshape_
 
 KEY, VERSION = "refine", 1
 WHOLE = "whole/"  # before the name of a tensor that is kept as it is

@@ -20,8 +20,6 @@ from refine.batches import Batch, OnDevice, Samples
 from refine.cache import Cache
 from refine.cycle_report import CycleReport
 from refine.distillation import Distillation
-from refine.masks import Masks
-from refine.optimizer_watch import watch
 from refine.pruning.allocation import erk, layerwise
 from refine.pruning.channel_cut import ChannelCut
 from refine.pruning.cut import Cut
@@ -32,11 +30,13 @@ from refine.pruning.regrowth import Regrown, Regrowth
 from refine.pruning.score import score
 from refine.pruning.structured import Plan, Structured
 from refine.pruning.trial import trial
-from refine.ranking import survivors
 from refine.regularization import Regularizer
 from refine.replay import Replay, Replayed
 from refine.replay_training import ReplayTraining, Step
-from refine.shrinking import Smaller, reshape_, smaller_
+from refine.sparsity.masks import Masks
+from refine.sparsity.optimizers import watch
+from refine.sparsity.ranking import survivors
+from refine.sparsity.shrink import Smaller, reshape_, smaller_
 
 ReplayBatches = Callable[[nn.Module, Iterable[Batch]], Iterator[Batch | Replayed]]
 FROM_CACHE = "cache"

@@ -8,8 +8,8 @@ from torch.optim import Optimizer
 from refine.batches import Batch
 from refine.distillation import Distillation
 from refine.evaluation.accuracy import in_mode
-from refine.optimizer_watch import OptimizerWatch, fallback, needs_closure
 from refine.replay import Replayed
+from refine.sparsity.optimizers import OptimizerWatch, fallback, needs_closure
 
 Step = Callable[[Replayed], Tensor]
 

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from refine.device import describe
-from refine.masks import Masks
 from refine.pruning.allocation import global_, lamp
 from refine.pruning.importance import magnitude
+from refine.sparsity.masks import Masks
 
 TARGET = 1.5
 WIDTHS = (1, 1, 2, 2, 4, 4, 4, 8, 8, 8, 8, 8, 8)  # VGG16's, of its 64 channels

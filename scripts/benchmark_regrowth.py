@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import torch
 
-from refine.masks import Masks
 from refine.models import vgg16
 from refine.pruning.regrowth_allocation import Candidates, global_
-from refine.pruning.selection import highest
+from refine.sparsity.highest import highest
+from refine.sparsity.masks import Masks
 
 COUNT, ROUNDS = 147_148, 7
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from refine import ranking
-from refine.masks import Masks
 from refine.models import resnet20, simple_cnn
 from refine.pruning import allocation, importance
 from refine.pruning.bounds import Bounded
+from refine.sparsity import ranking
+from refine.sparsity.masks import Masks
 
 RULES = [
     allocation.layerwise,

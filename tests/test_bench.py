@@ -27,7 +27,7 @@ from refine.bench.rows import BenchRow, as_csv
 from refine.evaluation.latency import interleaved, median, p95
 from refine.evaluation.memory import peak_bytes
 from refine.report.terminal import LogOnly
-from refine.shrinking import Smaller, smaller_
+from refine.sparsity.shrink import Smaller, smaller_
 from refine.trained import Trained
 
 QUICK = ("--repeats", "1", "--batch", "1,3", "--device", "cpu", "--test-images", "40")

@@ -12,11 +12,11 @@ from refine.cache import Cache, files, read_network
 from refine.cache.coding import packed, unpacked
 from refine.checkpoint import save_model
 from refine.errors import SettingError
-from refine.masks import Masks
 from refine.pruning.granularity import filter as whole_filters
 from refine.pruning.regrowth import Regrowth
 from refine.refinement import RuntimeRefinement
 from refine.replay import Replay
+from refine.sparsity.masks import Masks
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -3,12 +3,12 @@ import torch
 from torch import nn
 
 from refine import combinations
-from refine.channels import by_output, from_output
-from refine.masks import Masks
 from refine.models import resnet20, simple_cnn
 from refine.pruning import allocation, granularity
-from refine.pruning.structure import answers, attached, traced
 from refine.pruning.units import distinct, nearest
+from refine.sparsity.layers import by_output, from_output
+from refine.sparsity.masks import Masks
+from refine.sparsity.topology import answers, attached, traced
 
 
 def cut(masks, scores, way, ratio, allocate=allocation.layerwise):

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from refine.masks import prunable_names
-from refine.optimizer_watch import watch
 from refine.pruning import gradients, importance
 from refine.pruning.score import score
 from refine.randomness import random_state
+from refine.sparsity.masks import prunable_names
+from refine.sparsity.optimizers import watch
 
 DATA_BASED = {function.__name__: function for function in importance.NEED_DATA}
 CONVOLUTIONS = [

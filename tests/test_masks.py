@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from refine.masks import Masks, prunable_names
-from refine.ranking import lowest
+from refine.sparsity.masks import Masks, prunable_names
+from refine.sparsity.ranking import lowest
 
 
 def linear(weights):

@@ -3,9 +3,9 @@ import torch
 from torch.nn import functional as F
 
 from refine import models
-from refine.masks import Masks
 from refine.models.simple_cnn import halved
 from refine.models.vit import Attention
+from refine.sparsity.masks import Masks
 
 
 @pytest.mark.parametrize(

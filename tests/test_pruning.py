@@ -4,8 +4,8 @@ from torch import nn
 
 from refine import build
 from refine.config import answers
-from refine.masks import Masks
 from refine.pruning import allocation, importance
+from refine.sparsity.masks import Masks
 
 
 def test_random_follows_the_seed_and_none_cuts_nothing():

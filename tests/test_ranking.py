@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from refine import ranking
-from refine.ranking import lowest, threshold
+from refine.sparsity import ranking
+from refine.sparsity.ranking import lowest, threshold
 
 
 def cases():

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from refine import Replay, RuntimeRefinement
 from refine.models import simple_cnn
 from refine.muon import Muon
-from refine.optimizer_watch import _watches
 from refine.pruning.importance import magnitude
+from refine.sparsity.optimizers import _watches
 
 NO_REPLAY = Replay(steps=0).batches
 

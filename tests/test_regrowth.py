@@ -8,15 +8,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from refine import build
-from refine.masks import Masks
-from refine.optimizer_watch import watch
 from refine.pruning import initial_value, regrowth_allocation, regrowth_score
 from refine.pruning.feature_similarity import feature_similarity
 from refine.pruning.reference import Reference
 from refine.pruning.regrowth import Regrowth
 from refine.pruning.regrowth_allocation import Candidates
-from refine.pruning.selection import highest
 from refine.pruning.shares import shared
+from refine.sparsity.highest import highest
+from refine.sparsity.masks import Masks
+from refine.sparsity.optimizers import watch
 
 SCORES = build.public_functions(regrowth_score)
 ALLOCATIONS = build.public_functions(regrowth_allocation)

@@ -24,7 +24,7 @@ from refine.regularization import (
     l1,
     none,
 )
-from refine.shrinking import Smaller, reshape_, shapes, smaller_
+from refine.sparsity.shrink import Smaller, reshape_, shapes, smaller_
 
 KINDS = public_functions(regularization)
 BY_CHANNEL = [bn_scale, group_norm, growing_reg]

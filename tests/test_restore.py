@@ -13,8 +13,8 @@ from torch import nn
 
 from refine.cache import Cache
 from refine.checkpoint import save_model
-from refine.masks import Masks
 from refine.restore import main
+from refine.sparsity.masks import Masks
 
 
 class Tied(nn.Module):

@@ -20,7 +20,7 @@ from refine.pruning import criteria
 from refine.pruning.structured import Structured
 from refine.recovery import WeightRewind
 from refine.replay import Replay
-from refine.shrinking import shapes
+from refine.sparsity.shrink import shapes
 
 pytest.importorskip("torch_pruning")
 SHAPE = (3, 32, 32)

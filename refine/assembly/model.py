@@ -13,7 +13,7 @@ from refine.build import build, imported, parameters_of
 from refine.datasets.prepare import Data
 from refine.errors import SettingError
 from refine.evaluation.accuracy import in_mode
-from refine.shrinking import reshape_
+from refine.sparsity.shrink import reshape_
 
 
 def build_model(node: DictConfig, data: Data, device: torch.device) -> nn.Module:

@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from refine.assembly.model import load_into_, tensors_of
 from refine.build import function
 from refine.errors import SettingError
-from refine.masks import prunable_names
 from refine.pruning.bounds import Bounded
 from refine.pruning.reference import Reference
 from refine.pruning.regrowth import Regrowth
@@ -20,6 +19,7 @@ from refine.randomness import stream
 from refine.refinement import FROM_CACHE, RuntimeRefinement
 from refine.replay import Replayed
 from refine.rows import EpisodeRow
+from refine.sparsity.masks import prunable_names
 
 log = logging.getLogger("refine")
 

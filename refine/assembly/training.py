@@ -12,11 +12,11 @@ from refine.datasets.tasks import Course
 from refine.device import Precision
 from refine.distillation import Distillation
 from refine.errors import SettingError
-from refine.optimizer_watch import needs_closure
 from refine.phases import Schedule
 from refine.refinement import RuntimeRefinement
 from refine.regularization import Regularizer
 from refine.schedule import Geometric, Never, Toward
+from refine.sparsity.optimizers import needs_closure
 from refine.stepper import Stepper
 
 log = logging.getLogger("refine")

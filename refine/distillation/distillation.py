@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from refine.distillation.matching import Match, answer, logits
 from refine.distillation.teacher import Dense, Ema, Teacher, frozen, tensors
-from refine.shrinking import Smaller, reshape_, smaller_
+from refine.sparsity.shrink import Smaller, reshape_, smaller_
 
 
 class Distillation:

@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 
 from refine.export.equality import Answers
 from refine.pruning.channel_groups import ChannelGroup, Graph, torch_pruning, without
-from refine.pruning.structure import attached, traced
-from refine.shrinking import depthwise, smaller_
+from refine.sparsity.shrink import depthwise, smaller_
+from refine.sparsity.topology import attached, traced
 
 Trace = fx.Graph | None
 BatchNorm = nn.modules.batchnorm._BatchNorm

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from refine.export.equality import Answers
 from refine.network_file import fold_away_
-from refine.pruning.structure import traced
+from refine.sparsity.topology import traced
 
 TOLERANCE = 1e-4  # of the outputs' scale; the folded weights are rounded once more
 

@@ -11,7 +11,7 @@ from math import ceil, floor
 from torch import Tensor
 
 from refine.pruning.lamp import lamp_counts
-from refine.ranking import ends, survivors, threshold
+from refine.sparsity.ranking import ends, survivors, threshold
 
 __all__ = ["er", "erk", "global_", "lamp", "layerwise", "uniform_plus"]
 

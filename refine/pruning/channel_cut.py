@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from refine.evaluation.cost import macs
-from refine.masks import Masks
 from refine.pruning.channel_amount import Amount
 from refine.pruning.channel_groups import OF_THE_NETWORK, ChannelGroup, Graph, check_bare
 from refine.pruning.criteria import NEED_GRADIENTS
@@ -23,13 +22,14 @@ from refine.pruning.gradients import mean_gradients
 from refine.pruning.score import score
 from refine.pruning.structured import Plan, Structured, plan
 from refine.pruning.verified import usable_groups
-from refine.shrinking import reshape_, smaller_
+from refine.sparsity.masks import Masks
+from refine.sparsity.shrink import reshape_, smaller_
 
 log = logging.getLogger("refine")
 
 
 class Watch(Protocol):
-    """What refine/optimizer_watch.py knows of a model."""
+    """What refine/sparsity/optimizers.py knows of a model."""
 
     masks: Masks
     at_first: Mapping[str, Sequence[int]]

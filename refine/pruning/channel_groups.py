@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from refine.evaluation.accuracy import in_mode
 from refine.pruning.flattened import flattened_channels_last_
-from refine.pruning.structure import answers, traced
-from refine.shrinking import Smaller, depthwise, each_tensor
+from refine.sparsity.shrink import Smaller, depthwise, each_tensor
+from refine.sparsity.topology import answers, traced
 
 INSTALL = "pip install 'runtime-refinement[structured]'"
 OF_THE_NETWORK = "its outputs are the network's"

@@ -7,9 +7,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from refine.masks import Masks
 from refine.pruning.granularity import Granularity
 from refine.pruning.score import score
+from refine.sparsity.masks import Masks
 
 Chosen = TypeVar("Chosen")
 BISECTIONS = 7  # to a hundredth of the ratio

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
-from refine.masks import prunable_names
-from refine.pruning.structure import answers, attached, traced
 from refine.pruning.units import (
     KERNELS,
     WEIGHTS,
@@ -26,7 +24,9 @@ from refine.pruning.units import (
     nearest,
     surplus,
 )
-from refine.ranking import ends
+from refine.sparsity.masks import prunable_names
+from refine.sparsity.ranking import ends
+from refine.sparsity.topology import answers, attached, traced
 
 __all__ = ["filter", "kernel", "n_m", "weight"]
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refine.masks import prunable_names
 from refine.pruning.gradients import mean_squared_gradients, summed_over_batches
 from refine.pruning.inputs import input_scales
 from refine.pruning.movement import movement
+from refine.sparsity.masks import prunable_names
 
 __all__ = [
     "activation",

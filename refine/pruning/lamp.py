@@ -3,7 +3,7 @@
 A layer's scores s in ascending order; LAMP(u) = s_u^2 / (the sum of s_v^2 over v >= u), of the
 layer's survivors; then one ranking over all layers (Lee et al. 2021, arXiv:2010.07611). The LAMP
 score rises with s, so that a layer's part in the ranking is a rank inside it: as in
-``refine.ranking`` a sample brackets that rank, and only what the brackets hold is sorted.
+``refine.sparsity.ranking`` a sample brackets that rank, and only what the brackets hold is sorted.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from refine import ranking
-from refine.ranking import Part
+from refine.sparsity import ranking
+from refine.sparsity.ranking import Part
 
 
 class Layer(NamedTuple):

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refine.masks import Masks
 from refine.pruning import initial_value, regrowth_allocation, regrowth_score
 from refine.pruning.feature_similarity import feature_similarity
 from refine.pruning.probe import without_trace
 from refine.pruning.reference import Reference
 from refine.pruning.regrowth_allocation import Candidates
-from refine.pruning.selection import highest
 from refine.randomness import stream
+from refine.sparsity.highest import highest
+from refine.sparsity.masks import Masks
 
 
 @dataclass(frozen=True)

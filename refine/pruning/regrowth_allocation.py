@@ -12,9 +12,9 @@ from math import inf
 from torch import Tensor
 
 from refine.pruning.controller import allocate
-from refine.pruning.selection import highest
 from refine.pruning.shares import shared
 from refine.rows import EpisodeRow
+from refine.sparsity.highest import highest
 
 __all__ = ["controller", "cut", "global_", "greedy", "proportional", "uniform"]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from refine.pruning.channel_amount import UNITS, Amount
 from refine.pruning.channel_groups import ChannelGroup, Graph, without
 from refine.pruning.criteria import magnitude
-from refine.shrinking import Smaller
+from refine.sparsity.shrink import Smaller
 
 SCOPES = ("global", "layerwise")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from refine.channels import by_output, from_output, transposed
+from refine.sparsity.layers import by_output, from_output, transposed
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from refine.pruning.channel_groups import OF_THE_NETWORK, ChannelGroup, Graph, without
-from refine.shrinking import smaller_
+from refine.sparsity.shrink import smaller_
 
 TOLERANCE = 1e-3  # of the outputs' scale, single precision; wrong columns make a third or more
 

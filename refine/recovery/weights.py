@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refine.masks import Masks
-from refine.shrinking import Smaller
+from refine.sparsity.masks import Masks
+from refine.sparsity.shrink import Smaller
 
 
 class WeightRewind:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refine.masks import prunable_names
 from refine.pruning.verified import usable_groups
 from refine.regularization.kinds import (
     Kind,
@@ -19,7 +18,8 @@ from refine.regularization.kinds import (
     none,
 )
 from refine.regularization.weights import BATCH_NORM, Weights
-from refine.shrinking import Smaller
+from refine.sparsity.masks import prunable_names
+from refine.sparsity.shrink import Smaller
 
 # What was published for each, Network Slimming's also for l1.
 STRENGTHS: dict[Kind, float] = {bn_scale: 1e-5, l1: 1e-5, group_norm: 5e-4, growing_reg: 1e-4}

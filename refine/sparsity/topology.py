@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import fx, nn
 
-from refine.masks import prunable_names
+from refine.sparsity.masks import prunable_names
 
 
 def traced(model: nn.Module) -> fx.Graph | None:

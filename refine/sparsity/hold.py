@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from refine.masks import INTEGERS
+from refine.sparsity.masks import INTEGERS
 
 
 class Freeze:

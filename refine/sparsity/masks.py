@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from refine.channels import by_output
-from refine.ranking import lowest, survivors
-from refine.shrinking import Smaller
+from refine.sparsity.layers import by_output
+from refine.sparsity.ranking import lowest, survivors
+from refine.sparsity.shrink import Smaller
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of the weights' type
 PRUNABLE_LAYERS = (

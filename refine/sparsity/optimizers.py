@@ -15,9 +15,9 @@ from torch.optim.optimizer import (
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from refine.freeze import Freeze
-from refine.masks import Masks
-from refine.shrinking import Replaced, rebind_, shapes
+from refine.sparsity.hold import Freeze
+from refine.sparsity.masks import Masks
+from refine.sparsity.shrink import Replaced, rebind_, shapes
 
 # A watch lives as long as its network. There is one pair of hooks for all of them, never removed:
 # their number must not change while torch walks through them.

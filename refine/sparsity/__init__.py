@@ -1,0 +1,1 @@
+"""Which weights live, and what keeps the others at zero?"""
