@@ -13,7 +13,7 @@ _HOMES = {
     "Distillation": "refine.distillation",
     "Recovery": "refine.recovery",
     "Cache": "refine.cache",
-    "Structured": "refine.pruning.structured",
+    "Structured": "refine.channels.plan",
     "Regularizer": "refine.regularization",
     "load_model": "refine.network_file",
 }

@@ -18,17 +18,17 @@ from torch.optim import Optimizer
 
 from refine.batches import Batch, OnDevice, Samples
 from refine.cache import Cache
+from refine.channels.cut import ChannelCut
+from refine.channels.plan import Plan, Structured
 from refine.cycle_report import CycleReport
 from refine.distillation import Distillation
 from refine.pruning.allocation import erk, layerwise
-from refine.pruning.channel_cut import ChannelCut
 from refine.pruning.cut import Cut
 from refine.pruning.granularity import Granularity, weight
 from refine.pruning.importance import magnitude, random
 from refine.pruning.reference import Reference
 from refine.pruning.regrowth import Regrown, Regrowth
 from refine.pruning.score import score
-from refine.pruning.structured import Plan, Structured
 from refine.pruning.trial import trial
 from refine.regularization import Regularizer
 from refine.replay import Replay, Replayed

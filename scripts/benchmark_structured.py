@@ -18,9 +18,9 @@ import torch_pruning as tp
 from seeds import asked
 
 from refine import RuntimeRefinement, models
+from refine.channels.criteria import group_norm
+from refine.channels.plan import Structured
 from refine.evaluation.cost import macs
-from refine.pruning.criteria import group_norm
-from refine.pruning.structured import Structured
 from refine.regularization import Regularizer, kinds
 from refine.replay import Replay
 

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from refine import RuntimeRefinement
+from refine.channels.plan import Structured
 from refine.evaluation.cost import macs
-from refine.pruning.structured import Structured
 from refine.replay import Replay
 
 pytest.importorskip("torch_pruning")

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from refine import regularization
 from refine.build import public_functions
+from refine.channels.groups import Graph, without
 from refine.models.resnet import resnet20
 from refine.models.simple_cnn import SimpleCNN
 from refine.models.vit import vit
-from refine.pruning.channel_groups import Graph, without
 from refine.randomness import random_state
 from refine.regularization import (
     Regularizer,

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from refine import Distillation, RuntimeRefinement
+from refine.channels import criteria
+from refine.channels.plan import Structured
 from refine.config import answers
 from refine.distillation import Ema
 from refine.evaluation.cost import macs
 from refine.models import mobilenet_v2, resnet20, resnet56, simple_cnn, vgg16, vgg19, vit
 from refine.network_file import Description, load_model, write
-from refine.pruning import criteria
-from refine.pruning.structured import Structured
 from refine.recovery import WeightRewind
 from refine.replay import Replay
 from refine.sparsity.shrink import shapes

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 import refine.regularization.kinds as kinds
 from refine.build import function
+from refine.channels.groups import torch_pruning
+from refine.channels.plan import Structured
 from refine.datasets.tasks import Course
 from refine.errors import SettingError
 from refine.names import TARGETS
-from refine.pruning.channel_groups import torch_pruning
-from refine.pruning.structured import Structured
 from refine.refinement import RuntimeRefinement
 from refine.regularization import Regularizer
 
@@ -32,7 +32,7 @@ def build_structured(config: DictConfig) -> Structured | None:
     except ValueError as error:
         raise SettingError("pruner", str(error)) from None
     return Structured(
-        criterion=function("pruner.criterion", pruner.criterion, "refine.pruning.criteria"),
+        criterion=function("pruner.criterion", pruner.criterion, "refine.channels.criteria"),
         scope=pruner.allocation,
         unit=_unit(config),
         protected=tuple(pruner.layers or {}),

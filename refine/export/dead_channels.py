@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from refine.channels.groups import ChannelGroup, Graph, torch_pruning, without
 from refine.export.equality import Answers
-from refine.pruning.channel_groups import ChannelGroup, Graph, torch_pruning, without
 from refine.sparsity.shrink import depthwise, smaller_
 from refine.sparsity.topology import attached, traced
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refine.pruning.verified import usable_groups
+from refine.channels.verify import usable_groups
 from refine.regularization.kinds import (
     Kind,
     bn_scale,

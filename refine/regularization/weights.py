@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refine.pruning.channel_groups import ChannelGroup
+from refine.channels.groups import ChannelGroup
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear, BATCH_NORM, nn.LayerNorm)

@@ -1,6 +1,6 @@
 """Which channels of a network go together?
 
-This and refine/pruning/criteria.py know the library torch-pruning (DepGraph, Fang et al. 2023,
+This and refine/channels/criteria.py know the library torch-pruning (DepGraph, Fang et al. 2023,
 arXiv:2301.12900), which finds it out from a pass through the network.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from refine.channels.flattened import flattened_channels_last_
 from refine.evaluation.accuracy import in_mode
-from refine.pruning.flattened import flattened_channels_last_
 from refine.sparsity.shrink import Smaller, depthwise, each_tensor
 from refine.sparsity.topology import answers, traced
 
@@ -68,7 +68,7 @@ class Graph:
         library = torch_pruning()
         layers = dict(model.named_modules())
         graph = traced(model)
-        # What cannot be traced is found out by refine/pruning/verified.py: outputs are fewer then.
+        # What cannot be traced is found out by refine/channels/verify.py: outputs are fewer then.
         given = answers(model, graph=graph) if graph else set()
         stay = {*protected, *given}
         self._stay = [

@@ -5,8 +5,8 @@ from math import prod
 
 from torch import Tensor, nn
 
+from refine.channels.groups import ChannelGroup
 from refine.evaluation.cost import macs, macs_by_layer
-from refine.pruning.channel_groups import ChannelGroup
 
 UNITS = ("channels", "macs", "parameters")
 

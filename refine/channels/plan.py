@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refine.pruning.channel_amount import UNITS, Amount
-from refine.pruning.channel_groups import ChannelGroup, Graph, without
-from refine.pruning.criteria import magnitude
+from refine.channels.cost import UNITS, Amount
+from refine.channels.criteria import magnitude
+from refine.channels.groups import ChannelGroup, Graph, without
 from refine.sparsity.shrink import Smaller
 
 SCOPES = ("global", "layerwise")
@@ -29,7 +29,7 @@ SCOPES = ("global", "layerwise")
 class Structured:
     """How channels are chosen.
 
-    criterion: a function of refine/pruning/criteria.py. scope: one ranking over all layers
+    criterion: a function of refine/channels/criteria.py. scope: one ranking over all layers
     ("global"), or the same share of each ("layerwise"). unit: what a cut's ratio is a share of:
     "channels", "macs" or "parameters". protected: globs of layers whose outputs stay as they are;
     those that give the network's answers always do. round_to: widths are multiples of it, where

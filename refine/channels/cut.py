@@ -13,15 +13,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from refine.channels.cost import Amount
+from refine.channels.criteria import NEED_GRADIENTS
+from refine.channels.groups import OF_THE_NETWORK, ChannelGroup, Graph, check_bare
+from refine.channels.plan import Plan, Structured, plan
+from refine.channels.verify import usable_groups
 from refine.evaluation.cost import macs
-from refine.pruning.channel_amount import Amount
-from refine.pruning.channel_groups import OF_THE_NETWORK, ChannelGroup, Graph, check_bare
-from refine.pruning.criteria import NEED_GRADIENTS
 from refine.pruning.cut import downscale_, largest
 from refine.pruning.gradients import mean_gradients
 from refine.pruning.score import score
-from refine.pruning.structured import Plan, Structured, plan
-from refine.pruning.verified import usable_groups
 from refine.sparsity.masks import Masks
 from refine.sparsity.shrink import reshape_, smaller_
 

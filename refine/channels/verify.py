@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from refine.pruning.channel_groups import OF_THE_NETWORK, ChannelGroup, Graph, without
+from refine.channels.groups import OF_THE_NETWORK, ChannelGroup, Graph, without
 from refine.sparsity.shrink import smaller_
 
 TOLERANCE = 1e-3  # of the outputs' scale, single precision; wrong columns make a third or more

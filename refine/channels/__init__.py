@@ -1,0 +1,1 @@
+"""Which whole channels leave the network, and what leaves with them?"""
