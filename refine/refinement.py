@@ -26,10 +26,10 @@ from refine.pruning.allocation import erk, layerwise
 from refine.pruning.cut import Cut
 from refine.pruning.granularity import Granularity, weight
 from refine.pruning.importance import magnitude, random
-from refine.pruning.reference import Reference
-from refine.pruning.regrowth import Regrown, Regrowth
 from refine.pruning.score import score
-from refine.pruning.trial import trial
+from refine.regrowth.reference import Reference
+from refine.regrowth.regrowth import Regrown, Regrowth
+from refine.regrowth.trial import trial
 from refine.regularization import Regularizer
 from refine.replay import Replay, Replayed
 from refine.replay_training import ReplayTraining, Step
@@ -58,7 +58,7 @@ class RuntimeRefinement:
         ``loss`` is given it. All but magnitude, random and none need data.
     allocation: ``(scores, masks, ratio) -> {name: how many of its survivors go}``.
     granularity: what goes together: a function of refine/pruning/granularity.py.
-    regrowth: what grows back after a cut; see refine/pruning/regrowth.py. By default nothing.
+    regrowth: what grows back after a cut; see refine/regrowth/regrowth.py. By default nothing.
     reference: a denser state of the network, for regrowth that goes by one; "cache": what cycles
         have cut; by default its own before the first cut.
     scoring_batches: how many batches scores are made on.

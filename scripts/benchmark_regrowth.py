@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from refine.models import vgg16
-from refine.pruning.regrowth_allocation import Candidates, global_
+from refine.regrowth.allocation import Candidates, global_
 from refine.sparsity.highest import highest
 from refine.sparsity.masks import Masks
 

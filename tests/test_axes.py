@@ -12,11 +12,12 @@ from torch import nn
 from refine import build, combinations
 from refine.config import answers
 from refine.errors import SettingError
-from refine.pruning import allocation, granularity, importance, initial_value
-from refine.pruning import regrowth_allocation as shares
-from refine.pruning import regrowth_score as scores
-from refine.pruning.regrowth import Regrowth
+from refine.pruning import allocation, granularity, importance
 from refine.refinement import RuntimeRefinement
+from refine.regrowth import allocation as shares
+from refine.regrowth import initial as initial_value
+from refine.regrowth import score as scores
+from refine.regrowth.regrowth import Regrowth
 from refine.replay import Replay
 
 RATIO = 0.5

@@ -13,8 +13,8 @@ from refine.cache.coding import packed, unpacked
 from refine.checkpoint import save_model
 from refine.errors import SettingError
 from refine.pruning.granularity import filter as whole_filters
-from refine.pruning.regrowth import Regrowth
 from refine.refinement import RuntimeRefinement
+from refine.regrowth.regrowth import Regrowth
 from refine.replay import Replay
 from refine.sparsity.masks import Masks
 

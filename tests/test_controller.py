@@ -4,8 +4,8 @@ import random
 import pytest
 import torch
 
-from refine.pruning.controller import Policy, allocate
-from refine.pruning.shares import shared
+from refine.regrowth.controller import Policy, allocate
+from refine.regrowth.shares import shared
 
 CAPACITIES = {"a": 100, "b": 300, "c": 200, "d": 250}
 

@@ -8,12 +8,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from refine import build
-from refine.pruning import initial_value, regrowth_allocation, regrowth_score
-from refine.pruning.feature_similarity import feature_similarity
-from refine.pruning.reference import Reference
-from refine.pruning.regrowth import Regrowth
-from refine.pruning.regrowth_allocation import Candidates
-from refine.pruning.shares import shared
+from refine.regrowth import allocation as regrowth_allocation
+from refine.regrowth import initial as initial_value
+from refine.regrowth import score as regrowth_score
+from refine.regrowth.allocation import Candidates
+from refine.regrowth.reference import Reference
+from refine.regrowth.regrowth import Regrowth
+from refine.regrowth.shares import shared
+from refine.regrowth.similarity import feature_similarity
 from refine.sparsity.highest import highest
 from refine.sparsity.masks import Masks
 from refine.sparsity.optimizers import watch

@@ -13,10 +13,10 @@ from refine.assembly.model import load_into_, tensors_of
 from refine.build import function
 from refine.errors import SettingError
 from refine.pruning.bounds import Bounded
-from refine.pruning.reference import Reference
-from refine.pruning.regrowth import Regrowth
 from refine.randomness import stream
 from refine.refinement import FROM_CACHE, RuntimeRefinement
+from refine.regrowth.reference import Reference
+from refine.regrowth.regrowth import Regrowth
 from refine.replay import Replayed
 from refine.rows import EpisodeRow
 from refine.sparsity.masks import prunable_names
@@ -94,9 +94,7 @@ def build_regrowth(
     """The regrowth that a ``regrowth`` node describes; ``share`` of the parameters is prunable."""
     if node.score == "none":
         return Regrowth(budget=0)
-    allocation = function(
-        "regrowth.allocation", node.allocation, "refine.pruning.regrowth_allocation"
-    )
+    allocation = function("regrowth.allocation", node.allocation, "refine.regrowth.allocation")
     if node.allocation == "controller":
         limits = {"episodes": node.controller.episodes, "seconds": node.controller.seconds}
         allocation = partial(
@@ -106,9 +104,9 @@ def build_regrowth(
         problem = f"must be below {share:.4f}, what can be cut"
         raise SettingError("regrowth.target_sparsity", problem)
     return Regrowth(
-        function("regrowth.score", node.score, "refine.pruning.regrowth_score"),
+        function("regrowth.score", node.score, "refine.regrowth.score"),
         allocation,
-        function("regrowth.initial", node.initial, "refine.pruning.initial_value"),
+        function("regrowth.initial", node.initial, "refine.regrowth.initial"),
         budget=node.budget,
         target_sparsity=node.target_sparsity and node.target_sparsity / share,
         only_epochs=node.only_epochs,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from refine.pruning.probe import without_trace
-from refine.pruning.reference import Reference
+from refine.regrowth.reference import Reference
 
 UNKNOWN = 0.5  # of layers that have no map, or one of under SMALLEST pixels a side
 SMALLEST, WINDOW = 3, 7

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from refine.pruning.probe import without_trace
-from refine.pruning.reference import Reference
+from refine.regrowth.reference import Reference
 
 __all__ = ["gradient", "random", "reference", "saliency"]
 

@@ -7,7 +7,7 @@ from itertools import chain, islice, repeat
 import torch
 from torch import Tensor, nn
 
-from refine.pruning.regrowth import Regrown
+from refine.regrowth.regrowth import Regrown
 
 
 def trial(

@@ -11,8 +11,8 @@ from math import inf
 
 from torch import Tensor
 
-from refine.pruning.controller import allocate
-from refine.pruning.shares import shared
+from refine.regrowth.controller import allocate
+from refine.regrowth.shares import shared
 from refine.rows import EpisodeRow
 from refine.sparsity.highest import highest
 
