@@ -6,7 +6,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from refine.randomness import random_state, set_random_state
+from refine.rng import random_state, set_random_state
 
 Batch = tuple[Tensor, Tensor]  # inputs, targets
 

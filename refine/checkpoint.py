@@ -20,9 +20,9 @@ from refine.errors import SettingError
 from refine.files import written_whole
 from refine.learning_rate import LearningRate
 from refine.position import Position
-from refine.randomness import random_state, set_random_state
 from refine.recovery import WeightRewind
 from refine.refinement import RuntimeRefinement
+from refine.rng import random_state, set_random_state
 from refine.rows import CHECKPOINT_FILES, CycleRow, EpisodeRow, EpochRow
 from refine.stepper import Stepper
 

@@ -22,11 +22,11 @@ from refine.channels.cut import ChannelCut
 from refine.channels.plan import Plan, Structured
 from refine.cycle_report import CycleReport
 from refine.distillation import Distillation
+from refine.evaluation.scoring import score
 from refine.pruning.allocation import erk, layerwise
 from refine.pruning.cut import Cut
 from refine.pruning.granularity import Granularity, weight
 from refine.pruning.importance import magnitude, random
-from refine.pruning.score import score
 from refine.regrowth.reference import Reference
 from refine.regrowth.regrowth import Regrown, Regrowth
 from refine.regrowth.trial import trial

@@ -20,9 +20,9 @@ from refine.learning_rate import LearningRate
 from refine.measuring import Measuring
 from refine.phases import Schedule, steps_until_next
 from refine.position import Position
-from refine.randomness import random_state, set_random_state
 from refine.recovery import WeightRewind
 from refine.refinement import RuntimeRefinement
+from refine.rng import random_state, set_random_state
 from refine.rows import CycleRow, EpochRow
 from refine.stepper import Stepper
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from refine.evaluation.scoring import score
 from refine.pruning import gradients, importance
-from refine.pruning.score import score
-from refine.randomness import random_state
+from refine.rng import random_state
 from refine.sparsity.masks import prunable_names
 from refine.sparsity.optimizers import watch
 

@@ -15,7 +15,6 @@ from refine.channels.groups import Graph, without
 from refine.models.resnet import resnet20
 from refine.models.simple_cnn import SimpleCNN
 from refine.models.vit import vit
-from refine.randomness import random_state
 from refine.regularization import (
     Regularizer,
     bn_scale,
@@ -24,6 +23,7 @@ from refine.regularization import (
     l1,
     none,
 )
+from refine.rng import random_state
 from refine.sparsity.shrink import Smaller, reshape_, shapes, smaller_
 
 KINDS = public_functions(regularization)

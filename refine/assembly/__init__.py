@@ -26,8 +26,8 @@ from refine.datasets.tasks import Course
 from refine.device import Precision
 from refine.errors import SettingError
 from refine.position import Position
-from refine.randomness import stream
 from refine.replay import Replayed
+from refine.rng import stream
 from refine.rows import EpisodeRow
 from refine.schedule import Adaptive
 

@@ -22,8 +22,8 @@ from refine.distillation.matching import answer
 from refine.errors import SettingError
 from refine.evaluation.accuracy import in_mode
 from refine.position import Position
-from refine.randomness import stream
 from refine.replay import Generative, Replay, Training
+from refine.rng import stream
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from refine.channels.groups import OF_THE_NETWORK, ChannelGroup, Graph, check_ba
 from refine.channels.plan import Plan, Structured, plan
 from refine.channels.verify import usable_groups
 from refine.evaluation.cost import macs
+from refine.evaluation.scoring import score
 from refine.pruning.cut import downscale_, largest
 from refine.pruning.gradients import mean_gradients
-from refine.pruning.score import score
 from refine.sparsity.masks import Masks
 from refine.sparsity.shrink import reshape_, smaller_
 

@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from refine.evaluation.scoring import score
 from refine.pruning.granularity import Granularity
-from refine.pruning.score import score
 from refine.sparsity.masks import Masks
 
 Chosen = TypeVar("Chosen")

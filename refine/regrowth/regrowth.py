@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refine.pruning.probe import without_trace
-from refine.randomness import stream
+from refine.evaluation.traceless import without_trace
 from refine.regrowth import allocation as regrowth_allocation
 from refine.regrowth import initial as initial_value
 from refine.regrowth import score as regrowth_score
 from refine.regrowth.allocation import Candidates
 from refine.regrowth.reference import Reference
 from refine.regrowth.similarity import feature_similarity
+from refine.rng import stream
 from refine.sparsity.highest import highest
 from refine.sparsity.masks import Masks
 

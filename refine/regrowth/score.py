@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from refine.pruning.probe import without_trace
+from refine.evaluation.traceless import without_trace
 from refine.regrowth.reference import Reference
 
 __all__ = ["gradient", "random", "reference", "saliency"]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from refine.pruning.probe import without_trace
+from refine.evaluation.traceless import without_trace
 from refine.regrowth.reference import Reference
 
 UNKNOWN = 0.5  # of layers that have no map, or one of under SMALLEST pixels a side

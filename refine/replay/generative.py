@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refine.batches import Batch
-from refine.randomness import stream
 from refine.replay.batch import Replayed
 from refine.replay.vae import VAE
+from refine.rng import stream
 
 
 @dataclass

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refine.evaluation.accuracy import in_mode
-from refine.randomness import random_state, set_random_state, stream
+from refine.rng import random_state, set_random_state, stream
 
 
 def score(
