@@ -12,17 +12,9 @@ import torch
 from omegaconf import DictConfig
 
 from refine.assembly import assembled, build_course, build_model
-from refine.checkpoint import Checkpoints, Parts, save_model
 from refine.config import validate
 from refine.datasets.prepare import prepare
 from refine.datasets.tasks import Course
-from refine.device import (
-    Precision,
-    be_deterministic,
-    choose_device,
-    describe,
-    keep_freed_memory,
-)
 from refine.errors import SettingError, Stop, TrainingError
 from refine.files import uninterrupted
 from refine.refinement import RuntimeRefinement
@@ -32,7 +24,15 @@ from refine.run_directory import RunDirectory
 from refine.signals import Signals
 from refine.sparse_training import stages
 from refine.tracking.guarded import Guarded
-from refine.trainer import cycle_follows, train
+from refine.training.checkpoint import Checkpoints, Parts, save_model
+from refine.training.device import (
+    Precision,
+    be_deterministic,
+    choose_device,
+    describe,
+    keep_freed_memory,
+)
+from refine.training.trainer import cycle_follows, train
 
 log = logging.getLogger("refine")
 

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from refine.device import describe
 from refine.pruning.allocation import global_, lamp
 from refine.pruning.importance import magnitude
 from refine.sparsity.masks import Masks
+from refine.training.device import describe
 
 TARGET = 1.5
 WIDTHS = (1, 1, 2, 2, 4, 4, 4, 8, 8, 8, 8, 8, 8)  # VGG16's, of its 64 channels

@@ -28,10 +28,10 @@ from refine import Replay, RuntimeRefinement
 from refine.datasets.augmentation import crop_flip
 from refine.datasets.images import Images, Normalization
 from refine.datasets.prepare import Data
-from refine.device import Precision, choose_device, describe, keep_freed_memory
 from refine.evaluation.accuracy import accuracy
 from refine.models import simple_cnn
-from refine.stepper import Stepper
+from refine.training.device import Precision, choose_device, describe, keep_freed_memory
+from refine.training.step import Stepper
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 

@@ -32,9 +32,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from refine.checkpoint import Damaged, read
 from refine.files import write_text
 from refine.rows import CHECKPOINT_FILES
+from refine.training.checkpoint import Damaged, read
 
 RUN = (
     "dataset.subset_size=400", "dataset.augment=shift_flip", "trainer.epochs=6",

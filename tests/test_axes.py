@@ -241,7 +241,7 @@ def test_it_goes_on_after_a_stop(run, changes, monkeypatch):
     import signal
 
     from refine.errors import Stop
-    from refine.stepper import Stepper
+    from refine.training.step import Stepper
 
     settings = (*RUN, "save_model=true", *changes)
     whole = run(*settings, name="whole")

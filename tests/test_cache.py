@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from refine.cache import Cache, files, read_network
 from refine.cache.coding import packed, unpacked
-from refine.checkpoint import save_model
 from refine.errors import SettingError
 from refine.pruning.granularity import filter as whole_filters
 from refine.refinement import RuntimeRefinement
 from refine.regrowth.regrowth import Regrowth
 from refine.replay import Replay
 from refine.sparsity.masks import Masks
+from refine.training.checkpoint import save_model
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

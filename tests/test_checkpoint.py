@@ -16,11 +16,12 @@ from conftest import ROOT, SMALL, Quiet
 from filelock import FileLock
 from test_experiment import rows
 
-from refine import checkpoint, experiment
-from refine.checkpoint import MAGIC, Checkpoints, Damaged, read
+from refine import experiment
 from refine.composition import composed
 from refine.errors import SettingError, Stop
-from refine.stepper import Stepper
+from refine.training import checkpoint
+from refine.training.checkpoint import MAGIC, Checkpoints, Damaged, read
+from refine.training.step import Stepper
 
 # Four steps an epoch, a cycle of two steps after the first and the second.
 TINY = (

@@ -11,7 +11,7 @@ from conftest import SMALL
 
 from refine.config import config_directory
 from refine.errors import SettingError, Stop, TrainingError
-from refine.stepper import Stepper
+from refine.training.step import Stepper
 
 # Four steps an epoch, cycles after the second and the third: there is time to rewind to.
 TINY = (

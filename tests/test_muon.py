@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from refine.muon import Muon, orthogonalized
+from refine.training.optim import Muon, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(5, 40), (40, 5), (20, 20), (300, 500)])

@@ -9,11 +9,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, OneCycleLR
 
 from refine import recovery
 from refine.build import public_functions
-from refine.muon import Muon
 from refine.recovery import Rates, Recovery, WeightRewind, clr, fine_tune, lr_rewind, one_cycle, slr
 from refine.recovery.curves import WARM_UP, momentum
 from refine.sparsity.masks import Masks
 from refine.sparsity.optimizers import watch
+from refine.training.optim import Muon
 
 CURVES = public_functions(recovery)
 # What torch's one-cycle is to be given: warm-up, and the factors down to the first and last rate.

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from refine import Replay, RuntimeRefinement
 from refine.models import simple_cnn
-from refine.muon import Muon
 from refine.pruning.importance import magnitude
 from refine.sparsity.optimizers import _watches
+from refine.training.optim import Muon
 
 NO_REPLAY = Replay(steps=0).batches
 

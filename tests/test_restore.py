@@ -12,9 +12,9 @@ from recorded import HEADER, record
 from torch import nn
 
 from refine.cache import Cache
-from refine.checkpoint import save_model
 from refine.restore import main
 from refine.sparsity.masks import Masks
+from refine.training.checkpoint import save_model
 
 
 class Tied(nn.Module):

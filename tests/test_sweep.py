@@ -16,7 +16,7 @@ from test_experiment import rows
 
 from refine.composition import composed, workers
 from refine.config import config_directory, fingerprint
-from refine.device import gpu_of_ones_own
+from refine.training.device import gpu_of_ones_own
 
 FAST = (*SMALL, "model=logistic", "dataset.image_size=8", "dataset.augment=none")
 SWEEP = ("-m", *FAST, "schedule.interval=1", "pruner.ratio=0.1,0.3", "seed=1,2")

@@ -19,17 +19,17 @@ from refine.assembly.recovery import build_learning_rate, build_rewind
 from refine.assembly.refinement import begin_, build_refinement
 from refine.assembly.training import build_schedule, build_stepper, check_schedule
 from refine.build import function
-from refine.checkpoint import Parts
 from refine.datasets.images import Loader
 from refine.datasets.prepare import Data
 from refine.datasets.tasks import Course
-from refine.device import Precision
 from refine.errors import SettingError
-from refine.position import Position
 from refine.replay import Replayed
 from refine.rng import stream
 from refine.rows import EpisodeRow
 from refine.schedule import Adaptive
+from refine.training.checkpoint import Parts
+from refine.training.device import Precision
+from refine.training.position import Position
 
 __all__ = ["assembled", "build_course", "build_model"]
 

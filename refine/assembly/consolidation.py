@@ -16,14 +16,14 @@ from refine.build import function
 from refine.cache import Cache
 from refine.datasets.images import Loader
 from refine.datasets.tasks import Course
-from refine.device import Precision
 from refine.distillation import Dense, Distillation, Ema, Self
 from refine.distillation.matching import answer
 from refine.errors import SettingError
 from refine.evaluation.accuracy import in_mode
-from refine.position import Position
 from refine.replay import Generative, Replay, Training
 from refine.rng import stream
+from refine.training.device import Precision
+from refine.training.position import Position
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from refine.build import build, function, parameters_of
 from refine.datasets.tasks import Course
 from refine.errors import SettingError
-from refine.learning_rate import LearningRate
-from refine.phases import Schedule, next_due, steps_until_next
 from refine.recovery import Recovery, WeightRewind, fine_tune, lr_rewind, slr
 from refine.refinement import RuntimeRefinement
+from refine.training.learning_rate import LearningRate
+from refine.training.phases import Schedule, next_due, steps_until_next
 
 CURVES = "refine.recovery"
 

@@ -9,15 +9,15 @@ from torch import nn
 from refine.assembly.channels import check_goal, goal_of
 from refine.build import build
 from refine.datasets.tasks import Course
-from refine.device import Precision
 from refine.distillation import Distillation
 from refine.errors import SettingError
-from refine.phases import Schedule
 from refine.refinement import RuntimeRefinement
 from refine.regularization import Regularizer
 from refine.schedule import Geometric, Never, Toward
 from refine.sparsity.optimizers import needs_closure
-from refine.stepper import Stepper
+from refine.training.device import Precision
+from refine.training.phases import Schedule
+from refine.training.step import Stepper
 
 log = logging.getLogger("refine")
 

@@ -14,8 +14,8 @@ from refine.bench.measure import Measuring, measured, prepare
 from refine.bench.names import USUAL_ON_CPU, USUAL_ON_GPU
 from refine.bench.rows import BenchRow
 from refine.bench.words import sentences
-from refine.device import choose_device, use_threads
 from refine.errors import ReportError
+from refine.training.device import choose_device, use_threads
 
 CONVENTION = "multiply-accumulates of convolutions, linear layers and matrix products, one image"
 

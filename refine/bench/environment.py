@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from refine.device import describe
 from refine.run_directory import versions
+from refine.training.device import describe
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")
 

@@ -25,7 +25,7 @@ class Network(NamedTuple):
     ties: dict[str, str]
 
     def write(self, path: Path) -> None:
-        """A file as ``refine.checkpoint.save_model`` writes of a network, to the byte."""
+        """A file as ``refine.training.checkpoint.save_model`` writes of a network, to the byte."""
         with written_whole(path) as part:
             safetensors.torch.save_file(self.state, part, metadata=self.ties or None)
 

@@ -16,15 +16,15 @@ from refine.datasets.prepare import Data
 from refine.datasets.tasks import Course
 from refine.errors import TrainingError
 from refine.evaluation.forgetting import average_accuracy, forgetting
-from refine.learning_rate import LearningRate
-from refine.measuring import Measuring
-from refine.phases import Schedule, steps_until_next
-from refine.position import Position
 from refine.recovery import WeightRewind
 from refine.refinement import RuntimeRefinement
 from refine.rng import random_state, set_random_state
 from refine.rows import CycleRow, EpochRow
-from refine.stepper import Stepper
+from refine.training.learning_rate import LearningRate
+from refine.training.measure import Measuring
+from refine.training.phases import Schedule, steps_until_next
+from refine.training.position import Position
+from refine.training.step import Stepper
 
 ADVICE = "a lower trainer.optimizer.lr or trainer.precision=fp32 may help"
 CHECK_EVERY = 50  # steps between looks at the losses: a look waits for the GPU

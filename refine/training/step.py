@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refine.device import Precision
 from refine.distillation import Distillation
 from refine.regularization import Regularizer
+from refine.training.device import Precision
 
 
 @dataclass

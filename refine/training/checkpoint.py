@@ -18,13 +18,13 @@ from torch import nn
 
 from refine.errors import SettingError
 from refine.files import written_whole
-from refine.learning_rate import LearningRate
-from refine.position import Position
 from refine.recovery import WeightRewind
 from refine.refinement import RuntimeRefinement
 from refine.rng import random_state, set_random_state
 from refine.rows import CHECKPOINT_FILES, CycleRow, EpisodeRow, EpochRow
-from refine.stepper import Stepper
+from refine.training.learning_rate import LearningRate
+from refine.training.position import Position
+from refine.training.step import Stepper
 
 MAGIC = b"runtime-refinement checkpoint 1, sha256 "
 # What a learning rate's curve may set in an optimizer's groups; the rest is the optimizer's own.
