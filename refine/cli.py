@@ -166,8 +166,8 @@ def _job(config: DictConfig) -> None:
     if str(Path.cwd()) not in sys.path:  # a worker's
         sys.path.append(str(Path.cwd()))
     from refine.experiment import run
+    from refine.records.directory import Busy
     from refine.report.terminal import LogOnly
-    from refine.run_directory import Busy
     from refine.training.device import gpu_of_ones_own, use_threads
 
     use_threads(hydra.launcher.get("cpus_per_task"))

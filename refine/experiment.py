@@ -13,14 +13,21 @@ from omegaconf import DictConfig
 
 from refine.assembly import assembled, build_course, build_model
 from refine.config import validate
+from refine.datasets.course import Course
 from refine.datasets.prepare import prepare
-from refine.datasets.tasks import Course
 from refine.errors import SettingError, Stop, TrainingError
-from refine.files import uninterrupted
+from refine.records.directory import RunDirectory
+from refine.records.files import uninterrupted
+from refine.records.rows import (
+    CACHE_DIRECTORY,
+    EPOCHS_FILE,
+    FIGURE_FILE,
+    CycleRow,
+    EpisodeRow,
+    EpochRow,
+)
 from refine.refinement import RuntimeRefinement
 from refine.report.figure import draw_run
-from refine.rows import CACHE_DIRECTORY, EPOCHS_FILE, FIGURE_FILE, CycleRow, EpisodeRow, EpochRow
-from refine.run_directory import RunDirectory
 from refine.signals import Signals
 from refine.sparse_training import stages
 from refine.tracking.guarded import Guarded

@@ -22,7 +22,7 @@ import refine.models as models
 from refine.build import parameters_of
 from refine.cache.coding import SHAPE, decoded, dense, encoded, packed, unpacked
 from refine.errors import NetworkError
-from refine.files import written_whole
+from refine.records.files import written_whole
 from refine.sparsity.shrink import reshape_
 
 KEY, VERSION = "refine", 1

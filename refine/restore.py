@@ -10,10 +10,10 @@ from pathlib import Path
 from refine.cache import files
 from refine.command import ended
 from refine.errors import ReportError
-from refine.files import written_whole
+from refine.records.files import written_whole
+from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
 from refine.report import runs
 from refine.report.runs import Measurement
-from refine.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
 
 MODEL_FILE = "model.safetensors"
 RUN_FILES = (CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE)

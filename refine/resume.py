@@ -8,8 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 from refine.config import settings
 from refine.errors import SettingError
 from refine.names import APART, flat, within
+from refine.records.rows import CONFIG_FILE, LOCK_FILE
 from refine.report import runs
-from refine.rows import CONFIG_FILE, LOCK_FILE
 
 # What may be another when a run goes on; any other change would make it another run.
 FREE = ("trainer.epochs", *APART)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from refine.rows import CycleRow, EpochRow
+from refine.records.rows import CycleRow, EpochRow
 
 
 def stages(

@@ -21,10 +21,10 @@ from rich.table import Table
 
 from refine.config import fingerprint
 from refine.errors import ReportError, SettingError
-from refine.files import write_text
 from refine.names import APART
+from refine.records.files import write_text
+from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOCK_FILE, LOG_FILE, SUMMARY_FILE
 from refine.report import groups, runs, tables
-from refine.rows import CONFIG_FILE, EPOCHS_FILE, LOCK_FILE, LOG_FILE, SUMMARY_FILE
 
 NAME_LENGTH = 120  # of a directory; file systems end at 255 bytes
 SECONDS = 0.5  # between looks at the directories

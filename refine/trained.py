@@ -16,7 +16,7 @@ from refine.config import DatasetConfig
 from refine.datasets.prepare import Data, prepare
 from refine.errors import NetworkError
 from refine.network_file import Description, fit_, read
-from refine.rows import CONFIG_FILE, MODEL_FILE
+from refine.records.rows import CONFIG_FILE, MODEL_FILE
 
 
 @dataclass(frozen=True)

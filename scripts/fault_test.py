@@ -32,8 +32,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from refine.files import write_text
-from refine.rows import CHECKPOINT_FILES
+from refine.records.files import write_text
+from refine.records.rows import CHECKPOINT_FILES
 from refine.training.checkpoint import Damaged, read
 
 RUN = (

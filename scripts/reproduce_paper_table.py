@@ -19,7 +19,7 @@ from pathlib import Path
 
 from seeds import asked, run_seeds
 
-from refine.files import write_text, written_whole
+from refine.records.files import write_text, written_whole
 from refine.report import groups, plots
 from refine.report.runs import Run
 

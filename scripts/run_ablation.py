@@ -15,7 +15,7 @@ from pathlib import Path
 from reproduce_paper_table import rows
 from seeds import asked, run_seeds
 
-from refine.files import write_text, written_whole
+from refine.records.files import write_text, written_whole
 from refine.report import groups
 from refine.report.runs import Run
 

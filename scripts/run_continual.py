@@ -33,10 +33,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from seeds import asked, run_seeds
 
-from refine.files import write_text, written_whole
+from refine.records.files import write_text, written_whole
+from refine.records.rows import CYCLES_FILE, EPOCHS_FILE
 from refine.report import groups
 from refine.report.runs import Run
-from refine.rows import CYCLES_FILE, EPOCHS_FILE
 
 NOTHING, BY_TASK, REPLAY, JOINT = "nothing", "nothing by task", "reservoir", "joint"
 UNCUT, TEACHER = "pruner=none", ("distillation=self", "distillation.during=cycle")

@@ -27,7 +27,7 @@ from run_ablation import validation_accuracy
 from scipy.special import stdtrit
 from seeds import asked, run_seeds
 
-from refine.files import write_text, written_whole
+from refine.records.files import write_text, written_whole
 from refine.report import groups
 from refine.report.runs import Run
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from reproduce_paper_table import PUBLISHED, write_levels
 from seeds import asked, run_seeds
 
-from refine.files import write_text
+from refine.records.files import write_text
 from refine.report import groups, plots
 from refine.report.runs import Run
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from run_ablation import validation_accuracy
 from seeds import asked, run_seeds
 
-from refine.files import write_text, written_whole
+from refine.records.files import write_text, written_whole
 from refine.report import groups
 from refine.report.runs import Run
 

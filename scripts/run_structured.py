@@ -30,10 +30,10 @@ from seeds import FIRST, asked, run_seeds
 
 from refine.bench.cli import main as bench
 from refine.export.cli import main as export
-from refine.files import write_text, written_whole
+from refine.records.files import write_text, written_whole
+from refine.records.rows import CYCLES_FILE, SUMMARY_FILE
 from refine.report import groups
 from refine.report.runs import Run
-from refine.rows import CYCLES_FILE, SUMMARY_FILE
 
 BASE = ["experiment=sparse_training_small", "checkpoint.every=0", "save_model=true"]
 NONE = ["regularizer=none", "regularizer.strength=null"]

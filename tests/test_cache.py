@@ -423,7 +423,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, model, masks):
     def no_space(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("refine.files.os.fsync", no_space)
+    monkeypatch.setattr("refine.records.files.os.fsync", no_space)
     with pytest.raises(OSError, match="No space"):
         cache.note_cut(1, masks, by_lot(masks, 0.5))
     with pytest.raises(OSError, match="No space"):

@@ -298,7 +298,7 @@ def test_the_last_good_checkpoint_stays_until_the_new_one_is_whole(tmp_path, mon
     def no_space(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("refine.files.os.fsync", no_space)
+    monkeypatch.setattr("refine.records.files.os.fsync", no_space)
     with pytest.raises(OSError, match="No space"):
         checkpoints.save({"number": 2})
     monkeypatch.undo()

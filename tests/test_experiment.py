@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from refine import cli
 from refine.config import GROUPS, config_directory
 from refine.errors import SettingError, Stop, TrainingError
+from refine.records.rows import CycleRow, EpochRow
 from refine.report.figure import draw_run
-from refine.rows import CycleRow, EpochRow
 
 OPTIONS = [
     f"{group}={path.stem}"
@@ -235,7 +235,7 @@ def test_a_run_stopped_inside_a_cycle_tells_of_the_network_as_it_is(run, tmp_pat
 
 
 def test_ctrl_c_while_a_row_is_written_comes_after_it(run, tmp_path, monkeypatch):
-    from refine.run_directory import RunDirectory
+    from refine.records.directory import RunDirectory
 
     record = RunDirectory.record
 

@@ -28,7 +28,7 @@ def test_random_follows_the_seed_and_none_cuts_nothing():
         (answers.ALLOCATIONS, "refine.pruning.allocation"),
         (answers.SELECTIONS, "refine.replay.priority"),
         (answers.SAMPLINGS, "refine.replay.sampling"),
-        (answers.SPLITS, "refine.datasets.tasks"),
+        (answers.SPLITS, "refine.datasets.course"),
         (answers.AUGMENTATIONS, "refine.datasets.augmentation"),
     ],
 )

@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_no_part(run, monkeypatch, capsys):
     def no_space(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("refine.files.os.fsync", no_space)
+    monkeypatch.setattr("refine.records.files.os.fsync", no_space)
     before = contents(run)
     for cycle in (0, 2):
         assert refused(capsys, run, "--cycle", cycle).endswith(

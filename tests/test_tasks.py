@@ -4,10 +4,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from refine.datasets import augmentation, digits, tasks
+from refine.datasets import augmentation, digits
+from refine.datasets import course as tasks
+from refine.datasets.course import Course
 from refine.datasets.images import Images, Normalization
 from refine.datasets.prepare import Data
-from refine.datasets.tasks import Course
 
 PARTS = ("train", "validation", "test")
 

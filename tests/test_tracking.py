@@ -12,7 +12,7 @@ from conftest import SMALL, Quiet
 
 from refine import cli
 from refine.errors import SettingError, Stop
-from refine.rows import CycleRow, EpochRow
+from refine.records.rows import CycleRow, EpochRow
 from refine.tracking.guarded import Guarded
 from refine.tracking.names import numbers
 

@@ -19,13 +19,13 @@ from refine.assembly.recovery import build_learning_rate, build_rewind
 from refine.assembly.refinement import begin_, build_refinement
 from refine.assembly.training import build_schedule, build_stepper, check_schedule
 from refine.build import function
+from refine.datasets.course import Course
 from refine.datasets.images import Loader
 from refine.datasets.prepare import Data
-from refine.datasets.tasks import Course
 from refine.errors import SettingError
+from refine.records.rows import EpisodeRow
 from refine.replay import Replayed
 from refine.rng import stream
-from refine.rows import EpisodeRow
 from refine.schedule import Adaptive
 from refine.training.checkpoint import Parts
 from refine.training.device import Precision
@@ -36,7 +36,7 @@ __all__ = ["assembled", "build_course", "build_model"]
 
 def build_course(config: DictConfig, data: Data) -> Course:
     """The tasks that ``dataset.split`` makes of the data, and when each is trained on."""
-    split = function("dataset.split", config.dataset.split, "refine.datasets.tasks")
+    split = function("dataset.split", config.dataset.split, "refine.datasets.course")
     try:
         tasks = split(data, config.dataset.tasks, stream(config.seed, "tasks"))
     except ValueError as error:

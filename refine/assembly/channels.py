@@ -9,7 +9,7 @@ import refine.regularization.kinds as kinds
 from refine.build import function
 from refine.channels.groups import torch_pruning
 from refine.channels.plan import Structured
-from refine.datasets.tasks import Course
+from refine.datasets.course import Course
 from refine.errors import SettingError
 from refine.names import TARGETS
 from refine.refinement import RuntimeRefinement

@@ -14,8 +14,8 @@ from refine.assembly.model import load_into_
 from refine.batches import Batch
 from refine.build import function
 from refine.cache import Cache
+from refine.datasets.course import Course
 from refine.datasets.images import Loader
-from refine.datasets.tasks import Course
 from refine.distillation import Dense, Distillation, Ema, Self
 from refine.distillation.matching import answer
 from refine.errors import SettingError

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from refine.build import build, function, parameters_of
-from refine.datasets.tasks import Course
+from refine.datasets.course import Course
 from refine.errors import SettingError
 from refine.recovery import Recovery, WeightRewind, fine_tune, lr_rewind, slr
 from refine.refinement import RuntimeRefinement

@@ -13,12 +13,12 @@ from refine.assembly.model import load_into_, tensors_of
 from refine.build import function
 from refine.errors import SettingError
 from refine.pruning.bounds import Bounded
+from refine.records.rows import EpisodeRow
 from refine.refinement import FROM_CACHE, RuntimeRefinement
 from refine.regrowth.reference import Reference
 from refine.regrowth.regrowth import Regrowth
 from refine.replay import Replayed
 from refine.rng import stream
-from refine.rows import EpisodeRow
 from refine.sparsity.masks import prunable_names
 
 log = logging.getLogger("refine")

@@ -8,7 +8,7 @@ from torch import nn
 
 from refine.assembly.channels import check_goal, goal_of
 from refine.build import build
-from refine.datasets.tasks import Course
+from refine.datasets.course import Course
 from refine.distillation import Distillation
 from refine.errors import SettingError
 from refine.refinement import RuntimeRefinement

@@ -16,7 +16,7 @@ from refine.bench.arguments import parsed
 from refine.bench.rows import CSV_FILE, FIGURE_FILE, JSON_FILE, BenchRow, as_csv
 from refine.command import ended
 from refine.errors import NetworkError, ReportError, SettingError
-from refine.files import write_text
+from refine.records.files import write_text
 
 
 def main(argv: list[str] | None = None) -> int:

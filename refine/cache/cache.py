@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from refine.cache import network
 from refine.cache.coding import Marked, decoded, encoded, packed, unpacked
 from refine.cache.files import CUT, NETWORK, named, path_of
-from refine.files import written_whole
+from refine.records.files import written_whole
 from refine.regrowth.reference import Reference
 from refine.sparsity.highest import highest
 from refine.sparsity.masks import Masks

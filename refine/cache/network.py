@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from refine.cache.coding import decoded, dense, encoded, packed, unpacked
 from refine.cache.files import named
 from refine.errors import SettingError
-from refine.files import written_whole
+from refine.records.files import written_whole
 
 WHOLE = "whole/"  # before the name of a tensor that is kept as it is
 

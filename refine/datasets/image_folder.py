@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from refine.datasets.images import Images, RawData, resized
 from refine.errors import SettingError
-from refine.files import written_whole
+from refine.records.files import written_whole
 
 log = logging.getLogger(__name__)
 ENDINGS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

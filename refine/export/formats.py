@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from refine.export.deployment import Deployment, Written
-from refine.files import written_whole
 from refine.network_file import KEY, SPARSE_ENDING, as_text, load_model, write
+from refine.records.files import written_whole
 
 BATCH = torch.export.Dim("batch")
 

@@ -15,8 +15,8 @@ from refine.datasets.images import Images
 from refine.evaluation.accuracy import Score, accuracy
 from refine.export.deployment import Deployment, Written
 from refine.export.formats import BATCH, quiet
-from refine.files import written_whole
 from refine.network_file import KEY, as_text
+from refine.records.files import written_whole
 
 INPUT, OUTPUT = "images", "logits"
 # Of images of 32x32; larger ones are fewer, as the calibration keeps every layer's outputs.

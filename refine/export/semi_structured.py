@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from refine.errors import NetworkError, SettingError
 from refine.export.deployment import Deployment, Written
-from refine.files import written_whole
 from refine.network_file import KEY, as_text, read, rebuilt
+from refine.records.files import written_whole
 
 KEPT, PLACES = "two_of_four/", "places/"
 ROWS, COLUMNS = 32, 64  # torch's kernels in half precision take multiples of these

@@ -17,8 +17,8 @@ from refine.export.dead_channels import alive_only
 from refine.export.deployment import Deployment, Written
 from refine.export.folding import folded
 from refine.export.options import FACTS_FILE, Options
-from refine.files import write_text
 from refine.network_file import content_of
+from refine.records.files import write_text
 from refine.trained import Trained
 
 EXTRA = "pip install 'runtime-refinement[export]'"

@@ -11,9 +11,9 @@ from math import inf
 
 from torch import Tensor
 
+from refine.records.rows import EpisodeRow
 from refine.regrowth.controller import allocate
 from refine.regrowth.shares import shared
-from refine.rows import EpisodeRow
 from refine.sparsity.highest import highest
 
 __all__ = ["controller", "cut", "global_", "greedy", "proportional", "uniform"]

@@ -12,8 +12,8 @@ from math import inf, sqrt
 import torch
 from torch import Tensor, nn
 
+from refine.records.rows import EpisodeRow
 from refine.regrowth.shares import shared
-from refine.rows import EpisodeRow
 
 SHARES, HIDDEN = 11, 64  # a tensor takes 0, 0.1, ..., 1 of what it could
 LEARNING_RATE = 5e-3

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from refine.errors import ReportError
-from refine.files import write_text
+from refine.records.files import write_text
 from refine.report import groups, runs, tables
 
 PLOTS = ("curves", "pareto", "grid", "panels")

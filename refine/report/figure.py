@@ -12,9 +12,9 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from refine.files import written_whole
+from refine.records.files import written_whole
+from refine.records.rows import EPOCHS_FILE, FIGURE_FILE
 from refine.report.plots import COLOURS
-from refine.rows import EPOCHS_FILE, FIGURE_FILE
 
 # Okabe and Ito's colours (2008) keep apart for every kind of colour vision.
 TRAIN, TEST, VALIDATION, CYCLE = "#E69F00", "#0072B2", "#009E73", "#999999"

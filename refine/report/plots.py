@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from refine.errors import ReportError
-from refine.files import written_whole
+from refine.records.files import written_whole
 from refine.report.groups import Group, Grouping, order, spread
 
 # Okabe and Ito's colours (2008), without the yellow that is lost on white paper.

@@ -15,7 +15,7 @@ import yaml
 
 from refine.errors import ReportError
 from refine.names import flat
-from refine.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
+from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
 
 # What makes config.yaml one that refine-run takes; no settings of the run.
 HEADER = ("defaults", "hydra")

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from refine.rows import EPOCHS_FILE, FIGURE_FILE, CycleRow, EpochRow
+from refine.records.rows import EPOCHS_FILE, FIGURE_FILE, CycleRow, EpochRow
 
 log = logging.getLogger("refine")
 epoch_log = logging.getLogger("refine.epochs")

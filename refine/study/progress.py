@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from refine.rows import EpochRow
+from refine.records.rows import EpochRow
 from refine.study import storage
 from refine.study.objective import Objective
 

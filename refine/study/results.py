@@ -8,10 +8,10 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from refine.errors import ReportError
-from refine.files import write_text
+from refine.records.files import write_text
+from refine.records.rows import CONFIG_FILE
 from refine.report.plots import COLOURS, one_panel, save
 from refine.report.tables import Table, written
-from refine.rows import CONFIG_FILE
 from refine.study import storage
 from refine.study.objective import Objective
 from refine.study.progress import settings, shown, state

@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from refine.composition import explain
 from refine.errors import SettingError, Stop
 from refine.experiment import run
+from refine.records.rows import CycleRow, EpochRow
 from refine.report.terminal import LogOnly
-from refine.rows import CycleRow, EpochRow
 from refine.study import storage
 from refine.study.objective import Objective
 from refine.study.progress import Progress

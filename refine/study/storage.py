@@ -10,7 +10,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from refine.errors import SettingError
-from refine.files import uninterrupted
+from refine.records.files import uninterrupted
 from refine.study.lock import at_work, living, locked
 from refine.study.objective import Objective
 from refine.study.space import Space

@@ -14,7 +14,7 @@ from torch import Tensor
 from refine.build import build, imported, parameters_of
 from refine.config import TrackerConfig
 from refine.errors import SettingError, one_of
-from refine.rows import CycleRow, EpochRow
+from refine.records.rows import CycleRow, EpochRow
 from refine.tracking.csv import Csv
 
 log = logging.getLogger("refine")

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from refine.files import write_text
+from refine.records.files import write_text
 
 TRACKER_FILE = "tracker.json"
 

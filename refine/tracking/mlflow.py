@@ -16,7 +16,14 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from refine.names import flat
-from refine.rows import CONFIG_FILE, CYCLES_FILE, EPOCHS_FILE, SUMMARY_FILE, CycleRow, EpochRow
+from refine.records.rows import (
+    CONFIG_FILE,
+    CYCLES_FILE,
+    EPOCHS_FILE,
+    SUMMARY_FILE,
+    CycleRow,
+    EpochRow,
+)
 from refine.tracking.identity import known_id, remember_id, run_name
 from refine.tracking.names import numbers
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from refine.rows import CycleRow, EpochRow
+from refine.records.rows import CycleRow, EpochRow
 
 NAMES = {
     "train_loss": "loss/train",

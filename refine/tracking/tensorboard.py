@@ -8,7 +8,7 @@ import yaml
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from refine.rows import CycleRow, EpochRow
+from refine.records.rows import CycleRow, EpochRow
 from refine.tracking.names import numbers
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import wandb
 
-from refine.rows import CycleRow, EpochRow
+from refine.records.rows import CycleRow, EpochRow
 from refine.tracking.identity import known_id, remember_id, run_name
 from refine.tracking.names import numbers
 

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from refine.errors import SettingError
-from refine.files import written_whole
+from refine.records.files import written_whole
+from refine.records.rows import CHECKPOINT_FILES, CycleRow, EpisodeRow, EpochRow
 from refine.recovery import WeightRewind
 from refine.refinement import RuntimeRefinement
 from refine.rng import random_state, set_random_state
-from refine.rows import CHECKPOINT_FILES, CycleRow, EpisodeRow, EpochRow
 from refine.training.learning_rate import LearningRate
 from refine.training.position import Position
 from refine.training.step import Stepper

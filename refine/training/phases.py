@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from refine.datasets.tasks import Course
+from refine.datasets.course import Course
 
 
 class Schedule(Protocol):

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from refine.batches import Batch
 from refine.cycle_report import CycleReport
+from refine.datasets.course import Course
 from refine.datasets.prepare import Data
-from refine.datasets.tasks import Course
 from refine.errors import TrainingError
 from refine.evaluation.forgetting import average_accuracy, forgetting
+from refine.records.rows import CycleRow, EpochRow
 from refine.recovery import WeightRewind
 from refine.refinement import RuntimeRefinement
 from refine.rng import random_state, set_random_state
-from refine.rows import CycleRow, EpochRow
 from refine.training.learning_rate import LearningRate
 from refine.training.measure import Measuring
 from refine.training.phases import Schedule, steps_until_next

@@ -26,8 +26,8 @@ from omegaconf import DictConfig, OmegaConf
 
 import refine
 from refine.errors import SettingError
-from refine.files import append_text, write_text
-from refine.rows import (
+from refine.records.files import append_text, write_text
+from refine.records.rows import (
     CACHE_DIRECTORY,
     CHECKPOINT_FILES,
     CONFIG_FILE,
