@@ -27,8 +27,8 @@ from refine.composition import (
     swept,
 )
 from refine.config import config_directory
+from refine.config.names import APART, within
 from refine.errors import SettingError, Stop
-from refine.names import APART, within
 from refine.signals import INTERRUPTED, PREEMPTED, Signals, ignore
 
 FULL_ERROR = "HYDRA_FULL_ERROR"

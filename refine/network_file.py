@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 import refine.models as models
-from refine.build import parameters_of
 from refine.cache.coding import SHAPE, decoded, dense, encoded, packed, unpacked
+from refine.config.instantiate import parameters_of
 from refine.errors import NetworkError
 from refine.records.files import written_whole
 from refine.sparsity.shrink import reshape_

@@ -9,8 +9,9 @@ import torch
 from conftest import SMALL
 from torch import nn
 
-from refine import build, combinations
-from refine.config import answers
+from refine.config import choices as answers
+from refine.config import combinations
+from refine.config import instantiate as build
 from refine.errors import SettingError
 from refine.pruning import allocation, granularity, importance
 from refine.refinement import RuntimeRefinement

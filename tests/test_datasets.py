@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from refine.config.answers import AUGMENTATIONS
+from refine.config.choices import AUGMENTATIONS
 from refine.datasets import augmentation, digits, downloads
 from refine.datasets.image_folder import image_folder
 from refine.datasets.images import Images, Loader, Normalization, resized

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from refine import combinations
+from refine.config import combinations
 from refine.models import resnet20, simple_cnn
 from refine.pruning import allocation, granularity
 from refine.pruning.units import distinct, nearest

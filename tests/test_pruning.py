@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from refine import build
-from refine.config import answers
+from refine.config import choices as answers
+from refine.config import instantiate as build
 from refine.pruning import allocation, importance
 from refine.sparsity.masks import Masks
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from refine.config import GROUPS, answers, config_directory
+from refine.config import GROUPS, config_directory
+from refine.config import choices as answers
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LOOP, CONSOLIDATION, IMPORTANCE, CHANNELS, DEPLOY = re.findall(

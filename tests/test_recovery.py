@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, OneCycleLR
 
 from refine import recovery
-from refine.build import public_functions
+from refine.config.instantiate import public_functions
 from refine.recovery import Rates, Recovery, WeightRewind, clr, fine_tune, lr_rewind, one_cycle, slr
 from refine.recovery.curves import WARM_UP, momentum
 from refine.sparsity.masks import Masks

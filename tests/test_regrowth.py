@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from refine import build
+from refine.config import instantiate as build
 from refine.regrowth import allocation as regrowth_allocation
 from refine.regrowth import initial as initial_value
 from refine.regrowth import score as regrowth_score

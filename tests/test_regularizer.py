@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from refine import regularization
-from refine.build import public_functions
 from refine.channels.groups import Graph, without
+from refine.config.instantiate import public_functions
 from refine.models.resnet import resnet20
 from refine.models.simple_cnn import SimpleCNN
 from refine.models.vit import vit

@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 from refine import Distillation, RuntimeRefinement
 from refine.channels import criteria
 from refine.channels.plan import Structured
-from refine.config import answers
+from refine.config import choices as answers
 from refine.distillation import Ema
 from refine.evaluation.cost import macs
 from refine.models import mobilenet_v2, resnet20, resnet56, simple_cnn, vgg16, vgg19, vit

@@ -18,7 +18,7 @@ from refine.assembly.model import build_model
 from refine.assembly.recovery import build_learning_rate, build_rewind
 from refine.assembly.refinement import begin_, build_refinement
 from refine.assembly.training import build_schedule, build_stepper, check_schedule
-from refine.build import function
+from refine.config.instantiate import function
 from refine.datasets.course import Course
 from refine.datasets.images import Loader
 from refine.datasets.prepare import Data

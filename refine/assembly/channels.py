@@ -6,12 +6,12 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 import refine.regularization.kinds as kinds
-from refine.build import function
 from refine.channels.groups import torch_pruning
 from refine.channels.plan import Structured
+from refine.config.instantiate import function
+from refine.config.names import TARGETS
 from refine.datasets.course import Course
 from refine.errors import SettingError
-from refine.names import TARGETS
 from refine.refinement import RuntimeRefinement
 from refine.regularization import Regularizer
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from refine.assembly.model import load_into_
 from refine.batches import Batch
-from refine.build import function
 from refine.cache import Cache
+from refine.config.instantiate import function
 from refine.datasets.course import Course
 from refine.datasets.images import Loader
 from refine.distillation import Dense, Distillation, Ema, Self

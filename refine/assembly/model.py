@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from refine.build import build, imported, parameters_of
+from refine.config.instantiate import build, imported, parameters_of
 from refine.datasets.prepare import Data
 from refine.errors import SettingError
 from refine.evaluation.accuracy import in_mode

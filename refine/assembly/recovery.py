@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from refine.build import build, function, parameters_of
+from refine.config.instantiate import build, function, parameters_of
 from refine.datasets.course import Course
 from refine.errors import SettingError
 from refine.recovery import Recovery, WeightRewind, fine_tune, lr_rewind, slr

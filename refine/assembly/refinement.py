@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from refine.assembly.model import load_into_, tensors_of
-from refine.build import function
+from refine.config.instantiate import function
 from refine.errors import SettingError
 from refine.pruning.bounds import Bounded
 from refine.records.rows import EpisodeRow

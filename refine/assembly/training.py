@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from refine.assembly.channels import check_goal, goal_of
-from refine.build import build
+from refine.config.instantiate import build
 from refine.datasets.course import Course
 from refine.distillation import Distillation
 from refine.errors import SettingError

@@ -9,7 +9,7 @@ import refine
 from refine.config.fingerprint import fingerprint
 from refine.config.schema import GROUPS, DatasetConfig, RunConfig, TrackerConfig, settings
 from refine.config.setting import allowed
-from refine.config.validation import validate
+from refine.config.validate import validate
 
 __all__ = [
     "GROUPS",

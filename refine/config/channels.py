@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from omegaconf import DictConfig
 
+from refine.config.names import TARGETS
 from refine.errors import SettingError
-from refine.names import TARGETS
 
 OF_CHANNELS = {**dict.fromkeys(TARGETS), "round_to": 1, "min_channels": 1}
 

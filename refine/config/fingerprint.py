@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from refine.names import APART, flat, within
+from refine.config.names import APART, flat, within
 
 DOWNLOADED = tuple(
     f"refine.datasets.{name}" for name in ("digits", "cifar10", "cifar100", "fashion_mnist")

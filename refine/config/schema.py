@@ -8,7 +8,7 @@ from dataclasses import MISSING as REQUIRED
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from refine.config import answers
+from refine.config import choices as answers
 from refine.config.setting import node, setting
 
 

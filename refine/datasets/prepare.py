@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from omegaconf import DictConfig
 
-from refine.build import build, function
+from refine.config.instantiate import build, function
 from refine.datasets.images import Augmentation, Images, Loader, Normalization, RawData
 from refine.errors import SettingError
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from refine.config.names import APART, within
 from refine.errors import ReportError
-from refine.names import APART, within
 from refine.report.runs import Measurement, Run
 
 # They make no other experiment: repetitions differ in the seed, the rest is where a run was.

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from refine.config.names import flat
 from refine.errors import ReportError
-from refine.names import flat
 from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
 
 # What makes config.yaml one that refine-run takes; no settings of the run.

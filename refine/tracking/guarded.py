@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from refine.build import build, imported, parameters_of
 from refine.config import TrackerConfig
+from refine.config.instantiate import build, imported, parameters_of
 from refine.errors import SettingError, one_of
 from refine.records.rows import CycleRow, EpochRow
 from refine.tracking.csv import Csv

@@ -7,8 +7,8 @@ from math import isfinite
 
 from omegaconf import DictConfig, OmegaConf
 
-from refine.combinations import check
 from refine.config.channels import check_channels
+from refine.config.combinations import check
 from refine.config.schema import CLOSED, settings
 from refine.config.setting import BOUNDS, allowed
 from refine.errors import SettingError, one_of
