@@ -15,7 +15,7 @@ _HOMES = {
     "Cache": "refine.cache",
     "Structured": "refine.channels.plan",
     "Regularizer": "refine.regularization",
-    "load_model": "refine.network_file",
+    "load_model": "refine.export.network_file",
 }
 __all__ = sorted(_HOMES)
 

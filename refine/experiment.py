@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from refine.assembly import assembled, build_course, build_model
+from refine.builders import assembled, build_course, build_model
 from refine.config import validate
 from refine.datasets.course import Course
 from refine.datasets.prepare import prepare
@@ -28,8 +28,8 @@ from refine.records.rows import (
 )
 from refine.refinement import RuntimeRefinement
 from refine.report.figure import draw_run
+from refine.report.stages import stages
 from refine.signals import Signals
-from refine.sparse_training import stages
 from refine.tracking.guarded import Guarded
 from refine.training.checkpoint import Checkpoints, Parts, save_model
 from refine.training.device import (

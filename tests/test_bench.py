@@ -15,7 +15,7 @@ from conftest import Quiet
 from torch import nn
 
 from refine import cli as runner
-from refine import experiment, network_file
+from refine import experiment
 from refine.bench import words
 from refine.bench.cli import main
 from refine.bench.contestants import of_runs
@@ -26,9 +26,10 @@ from refine.bench.picture import speedups
 from refine.bench.rows import BenchRow, as_csv
 from refine.evaluation.latency import interleaved, median, p95
 from refine.evaluation.memory import peak_bytes
+from refine.export import network_file
+from refine.export.trained import Trained
 from refine.report.terminal import LogOnly
 from refine.sparsity.shrink import Smaller, smaller_
-from refine.trained import Trained
 
 QUICK = ("--repeats", "1", "--batch", "1,3", "--device", "cpu", "--test-images", "40")
 

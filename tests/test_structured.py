@@ -16,8 +16,8 @@ from refine.channels.plan import Structured
 from refine.config import choices as answers
 from refine.distillation import Ema
 from refine.evaluation.cost import macs
+from refine.export.network_file import Description, load_model, write
 from refine.models import mobilenet_v2, resnet20, resnet56, simple_cnn, vgg16, vgg19, vit
-from refine.network_file import Description, load_model, write
 from refine.recovery import WeightRewind
 from refine.replay import Replay
 from refine.sparsity.shrink import shapes

@@ -12,7 +12,7 @@ from refine import cli
 from refine.config import config_directory
 from refine.errors import SettingError
 from refine.evaluation.cost import macs
-from refine.trained import Trained
+from refine.export.trained import Trained
 
 pytest.importorskip("torch_pruning")
 # Four steps an epoch; a cut after the second epoch and one after the third.

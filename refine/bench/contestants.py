@@ -19,9 +19,9 @@ from refine.datasets.prepare import Data, balanced
 from refine.errors import NetworkError
 from refine.evaluation import cost
 from refine.export.deployment import Deployment
-from refine.network_file import SPARSE_ENDING, Description, load_model, read
+from refine.export.network_file import SPARSE_ENDING, Description, load_model, read
+from refine.export.trained import Trained
 from refine.records.rows import MODEL_FILE
-from refine.trained import Trained
 
 # INT8 is calibrated on some of these and its method chosen on the others.
 TRAINING_IMAGES = 700

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from refine.datasets.prepare import Data
 from refine.evaluation.accuracy import Score, accuracy
-from refine.network_file import Description
+from refine.export.network_file import Description
 
 CHECKED = 256  # real test images whose answers are compared
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from refine.export.equality import Answers
-from refine.network_file import fold_away_
+from refine.export.network_file import fold_away_
 from refine.sparsity.topology import traced
 
 TOLERANCE = 1e-4  # of the outputs' scale; the folded weights are rounded once more

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from refine.export.deployment import Deployment, Written
-from refine.network_file import KEY, SPARSE_ENDING, as_text, load_model, write
+from refine.export.network_file import KEY, SPARSE_ENDING, as_text, load_model, write
 from refine.records.files import written_whole
 
 BATCH = torch.export.Dim("batch")

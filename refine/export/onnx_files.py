@@ -15,7 +15,7 @@ from refine.datasets.images import Images
 from refine.evaluation.accuracy import Score, accuracy
 from refine.export.deployment import Deployment, Written
 from refine.export.formats import BATCH, quiet
-from refine.network_file import KEY, as_text
+from refine.export.network_file import KEY, as_text
 from refine.records.files import written_whole
 
 INPUT, OUTPUT = "images", "logits"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from refine.errors import NetworkError, SettingError
 from refine.export.deployment import Deployment, Written
-from refine.network_file import KEY, as_text, read, rebuilt
+from refine.export.network_file import KEY, as_text, read, rebuilt
 from refine.records.files import written_whole
 
 KEPT, PLACES = "two_of_four/", "places/"

@@ -16,10 +16,10 @@ from refine.export import formats, onnx_files, semi_structured
 from refine.export.dead_channels import alive_only
 from refine.export.deployment import Deployment, Written
 from refine.export.folding import folded
+from refine.export.network_file import content_of
 from refine.export.options import FACTS_FILE, Options
-from refine.network_file import content_of
+from refine.export.trained import Trained
 from refine.records.files import write_text
-from refine.trained import Trained
 
 EXTRA = "pip install 'runtime-refinement[export]'"
 HALF = 0.5  # share of zeros from which the file without them is written unasked

@@ -10,8 +10,8 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from refine.assembly.model import load_into_
 from refine.batches import Batch
+from refine.builders.model import load_into_
 from refine.cache import Cache
 from refine.config.instantiate import function
 from refine.datasets.course import Course

@@ -8,16 +8,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from refine.assembly.channels import (
-    build_regularizer,
-    build_structured,
-    example_of,
-)
-from refine.assembly.consolidation import build_cache, build_distillation, build_replay
-from refine.assembly.model import build_model
-from refine.assembly.recovery import build_learning_rate, build_rewind
-from refine.assembly.refinement import begin_, build_refinement
-from refine.assembly.training import build_schedule, build_stepper, check_schedule
+from refine.builders.channels import build_regularizer, build_structured, example_of
+from refine.builders.consolidation import build_cache, build_distillation, build_replay
+from refine.builders.model import build_model
+from refine.builders.recovery import build_learning_rate, build_rewind
+from refine.builders.refinement import begin_, build_refinement
+from refine.builders.training import build_schedule, build_stepper, check_schedule
 from refine.config.instantiate import function
 from refine.datasets.course import Course
 from refine.datasets.images import Loader

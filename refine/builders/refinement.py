@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from refine.assembly.model import load_into_, tensors_of
+from refine.builders.model import load_into_, tensors_of
 from refine.config.instantiate import function
 from refine.errors import SettingError
 from refine.pruning.bounds import Bounded

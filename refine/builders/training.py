@@ -6,7 +6,7 @@ from math import floor
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from refine.assembly.channels import check_goal, goal_of
+from refine.builders.channels import check_goal, goal_of
 from refine.config.instantiate import build
 from refine.datasets.course import Course
 from refine.distillation import Distillation

@@ -10,12 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import refine.models as models
-from refine.assembly import build_model
-from refine.assembly.model import arguments_of
+from refine.builders import build_model
+from refine.builders.model import arguments_of
 from refine.config import DatasetConfig
 from refine.datasets.prepare import Data, prepare
 from refine.errors import NetworkError
-from refine.network_file import Description, fit_, read
+from refine.export.network_file import Description, fit_, read
 from refine.records.rows import CONFIG_FILE, MODEL_FILE
 
 
