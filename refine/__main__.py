@@ -1,6 +1,6 @@
 """``python -m refine`` is ``refine-run``."""
 
-from refine.cli import main
+from refine.cli.run import main
 
 if __name__ == "__main__":
     main()

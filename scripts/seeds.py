@@ -19,7 +19,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from refine.composition import EXPLAINED, composed, explain
+from refine.cli.compose import EXPLAINED, composed, explain
 from refine.experiment import run
 from refine.report.runs import Run, Unusable, read_run
 from refine.report.terminal import LogOnly, Terminal

@@ -11,7 +11,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from recorded import record, sweep
 
-from refine import cli, experiment
+from refine import experiment
+from refine.cli import run as cli
 from refine.report.terminal import LogOnly
 from refine.signals import SIGNALS
 

@@ -14,7 +14,6 @@ import torch
 from conftest import Quiet
 from torch import nn
 
-from refine import cli as runner
 from refine import experiment
 from refine.bench import words
 from refine.bench.cli import main
@@ -24,6 +23,7 @@ from refine.bench.measure import Measuring, measured, prepare
 from refine.bench.names import FORMS, ON_CPU, ON_GPU
 from refine.bench.picture import speedups
 from refine.bench.rows import BenchRow, as_csv
+from refine.cli import run as runner
 from refine.evaluation.latency import interleaved, median, p95
 from refine.evaluation.memory import peak_bytes
 from refine.export import network_file

@@ -17,7 +17,7 @@ from filelock import FileLock
 from test_experiment import rows
 
 from refine import experiment
-from refine.composition import composed
+from refine.cli.compose import composed
 from refine.errors import SettingError, Stop
 from refine.training import checkpoint
 from refine.training.checkpoint import MAGIC, Checkpoints, Damaged, read

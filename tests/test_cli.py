@@ -10,9 +10,9 @@ import pytest
 from conftest import ROOT, SMALL
 
 from refine import config
-from refine.cli import composed
+from refine.cli.help import help_text
+from refine.cli.run import composed
 from refine.config import settings
-from refine.help import help_text
 
 
 def subcommand(*arguments, cwd, code=None, **environment):
@@ -145,7 +145,7 @@ def test_help_names_every_setting_group_and_choice(command):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
 def test_questions_are_answered_without_torch(arguments, tmp_path):
-    code = "import sys; from refine.cli import main; main(); assert 'torch' not in sys.modules"
+    code = "import sys; from refine.cli.run import main; main(); assert 'torch' not in sys.modules"
     done = subcommand(*arguments, cwd=tmp_path, code=code)
     assert (done.returncode, done.stderr) == (0, "")
     assert "0.15" in done.stdout
@@ -238,7 +238,7 @@ def test_a_signal_after_the_end_finds_nothing_to_stop(tmp_path):
     late = """
 import atexit, os, signal
 atexit.register(os.kill, os.getpid(), signal.SIGTERM)
-from refine.cli import main
+from refine.cli.run import main
 main()
 """
     done = subcommand(*SMALL, "output_dir=run", cwd=tmp_path, code=late)

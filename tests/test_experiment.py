@@ -9,7 +9,7 @@ import torch
 from conftest import SMALL, Quiet
 from omegaconf import OmegaConf
 
-from refine import cli
+from refine.cli import run as cli
 from refine.config import GROUPS, config_directory
 from refine.errors import SettingError, Stop, TrainingError
 from refine.records.rows import CycleRow, EpochRow

@@ -12,8 +12,8 @@ import torch
 from conftest import SMALL, Quiet
 
 import refine
-from refine import cli as refine_run
 from refine import experiment
+from refine.cli import run as refine_run
 from refine.evaluation.cost import parameters
 from refine.export import semi_structured, work
 from refine.export.cli import main

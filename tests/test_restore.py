@@ -12,7 +12,7 @@ from recorded import HEADER, record
 from torch import nn
 
 from refine.cache import Cache
-from refine.restore import main
+from refine.cli.restore import main
 from refine.sparsity.masks import Masks
 from refine.training.checkpoint import save_model
 
@@ -247,7 +247,7 @@ def test_options_that_do_not_fit_are_answered_in_two_lines(run, capsys, options)
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "refine.restore", *map(str, arguments)]
+    return [sys.executable, "-m", "refine.cli.restore", *map(str, arguments)]
 
 
 def test_the_command_leaves_its_exit_code_and_no_traceback(tmp_path):
@@ -269,7 +269,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(run):
 
 def test_help_and_the_list_import_no_torch(run):
     program = (
-        "import sys; from refine.restore import main; main(sys.argv[1:]); "
+        "import sys; from refine.cli.restore import main; main(sys.argv[1:]); "
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, str(run)], check=True, capture_output=True)

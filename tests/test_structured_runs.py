@@ -8,7 +8,7 @@ import torch
 from conftest import SMALL
 from test_consolidation import same, stopped_and_gone_on  # noqa: F401
 
-from refine import cli
+from refine.cli import run as cli
 from refine.config import config_directory
 from refine.errors import SettingError
 from refine.evaluation.cost import macs

@@ -14,7 +14,7 @@ import torch
 from conftest import SMALL
 from test_experiment import rows
 
-from refine.composition import composed, workers
+from refine.cli.compose import composed, workers
 from refine.config import config_directory, fingerprint
 from refine.training.device import gpu_of_ones_own
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import SMALL, Quiet
 
-from refine import cli
+from refine.cli import run as cli
 from refine.errors import SettingError, Stop
 from refine.records.rows import CycleRow, EpochRow
 from refine.tracking.guarded import Guarded
@@ -457,7 +457,7 @@ def test_a_sweeps_directories_are_not_named_after_the_tracker(command, tmp_path)
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
 def test_questions_are_answered_without_any_tracker(arguments, tmp_path):
     code = (
-        "import sys; from refine.cli import main; main(); "
+        "import sys; from refine.cli.run import main; main(); "
         "assert not {'torch', 'tensorboard', 'mlflow', 'wandb'} & {*sys.modules}"
     )
     done = subprocess.run(

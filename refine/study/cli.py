@@ -5,7 +5,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from refine.composition import EXPLAINED, explain
+from refine.cli.compose import EXPLAINED, explain
 from refine.errors import ReportError, SettingError, Stop
 
 DESCRIPTION = """\

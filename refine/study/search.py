@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from refine.composition import explain
+from refine.cli.compose import explain
 from refine.errors import SettingError, Stop
 from refine.experiment import run
 from refine.records.rows import CycleRow, EpochRow

@@ -16,7 +16,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from refine.composition import EXPLAINED, composed
+from refine.cli.compose import EXPLAINED, composed
 from refine.config import validate
 from refine.errors import SettingError
 

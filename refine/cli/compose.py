@@ -1,6 +1,6 @@
 """Which configuration do overrides make, and what is wrong with those that make none?
 
-With refine/cli.py the only module that knows Hydra.
+With refine/cli/run.py the only module that knows Hydra.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""The command ``refine-run``; with refine/composition.py the only module that knows Hydra."""
+"""The command ``refine-run``; with refine/cli/compose.py the only module that knows Hydra."""
 
 import hashlib
 import logging
@@ -14,8 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from refine import resume, sweep
-from refine.composition import (
+from refine.cli import resume, sweep
+from refine.cli.compose import (
     EXPLAINED,
     check_groups,
     check_launcher,
@@ -57,7 +57,7 @@ def main() -> None:
             raise SettingError("hydra.mode", "is not to be set; refine-run -m makes a sweep")
         check_groups(asked.overrides, asked.config_path)
         if asked.help:
-            from refine.help import help_text
+            from refine.cli.help import help_text
 
             print(help_text(composed(asked.overrides, asked.config_path)))
         elif directory and not asked.cfg:

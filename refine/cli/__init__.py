@@ -1,0 +1,1 @@
+"""What does refine-run do with what was typed, and refine-restore?"""
