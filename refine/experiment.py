@@ -16,6 +16,7 @@ from refine.config import validate
 from refine.datasets.course import Course
 from refine.datasets.prepare import prepare
 from refine.errors import SettingError, Stop, TrainingError
+from refine.process import Signals
 from refine.records.directory import RunDirectory
 from refine.records.files import uninterrupted
 from refine.records.rows import (
@@ -29,7 +30,6 @@ from refine.records.rows import (
 from refine.refinement import RuntimeRefinement
 from refine.report.figure import draw_run
 from refine.report.stages import stages
-from refine.signals import Signals
 from refine.tracking.guarded import Guarded
 from refine.training.checkpoint import Checkpoints, Parts, save_model
 from refine.training.device import (

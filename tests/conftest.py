@@ -13,8 +13,8 @@ from recorded import record, sweep
 
 from refine import experiment
 from refine.cli import run as cli
+from refine.process import SIGNALS
 from refine.report.terminal import LogOnly
-from refine.signals import SIGNALS
 
 ROOT = Path(__file__).parent.parent
 CIFAR10 = ROOT.parent / "shared" / "cifar10"

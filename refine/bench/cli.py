@@ -14,8 +14,8 @@ from typing import Any
 
 from refine.bench.arguments import parsed
 from refine.bench.rows import CSV_FILE, FIGURE_FILE, JSON_FILE, BenchRow, as_csv
-from refine.command import ended
 from refine.errors import NetworkError, ReportError, SettingError
+from refine.process import ended
 from refine.records.files import write_text
 
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from refine.cache import files
-from refine.command import ended
 from refine.errors import ReportError
+from refine.process import ended
 from refine.records.files import written_whole
 from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
 from refine.report import runs

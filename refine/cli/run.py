@@ -29,7 +29,7 @@ from refine.cli.compose import (
 from refine.config import config_directory
 from refine.config.names import APART, within
 from refine.errors import SettingError, Stop
-from refine.signals import INTERRUPTED, PREEMPTED, Signals, ignore
+from refine.process import INTERRUPTED, PREEMPTED, Signals, ignore
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 SHARED_KEYS = "hydra.job.config.override_dirname.exclude_keys"

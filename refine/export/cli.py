@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from refine.command import ended
 from refine.errors import NetworkError, SettingError, one_of
 from refine.export.options import DIRECTORY, FACTS_FILE, NAMES, Options
+from refine.process import ended
 
 DESCRIPTION = """\
 Writes the network that a run left as files that can be deployed.
