@@ -22,7 +22,7 @@ from refine.channels.cut import ChannelCut
 from refine.channels.plan import Plan, Structured
 from refine.cycle_report import CycleReport
 from refine.distillation import Distillation
-from refine.evaluation.scoring import score
+from refine.evaluation.traceless import score
 from refine.pruning.allocation import erk, layerwise
 from refine.pruning.cut import Cut
 from refine.pruning.granularity import Granularity, weight

@@ -6,7 +6,7 @@ from torch import nn
 
 from refine.models import resnet20, simple_cnn
 from refine.pruning import allocation, importance
-from refine.pruning.bounds import Bounded
+from refine.pruning.allocation import Bounded
 from refine.sparsity import ranking
 from refine.sparsity.masks import Masks
 

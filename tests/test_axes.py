@@ -10,8 +10,8 @@ from conftest import SMALL
 from torch import nn
 
 from refine.config import choices as answers
-from refine.config import combinations
 from refine.config import instantiate as build
+from refine.config import validate as combinations
 from refine.errors import SettingError
 from refine.pruning import allocation, granularity, importance
 from refine.refinement import RuntimeRefinement

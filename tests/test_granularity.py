@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from refine.config import combinations
+from refine.config import validate as combinations
 from refine.models import resnet20, simple_cnn
 from refine.pruning import allocation, granularity
-from refine.pruning.units import distinct, nearest
+from refine.pruning.granularity import distinct, nearest
 from refine.sparsity.layers import by_output, from_output
 from refine.sparsity.masks import Masks
 from refine.sparsity.topology import answers, attached, traced

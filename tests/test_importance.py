@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from refine.evaluation.scoring import score
+from refine.evaluation.traceless import score
 from refine.pruning import gradients, importance
 from refine.rng import random_state
 from refine.sparsity.masks import prunable_names

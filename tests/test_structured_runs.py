@@ -219,7 +219,7 @@ def test_the_preset_of_the_published_experiment_composes():
 
 
 def test_stages_have_their_rates_and_weight_decay():
-    from refine.training.stages import Stages
+    from refine.training.optim import Stages
 
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0, weight_decay=0.1)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 import refine.regularization.kinds as kinds
 from refine.channels.groups import torch_pruning
 from refine.channels.plan import Structured
+from refine.config.fingerprint import TARGETS
 from refine.config.instantiate import function
-from refine.config.names import TARGETS
 from refine.datasets.course import Course
 from refine.errors import SettingError
 from refine.refinement import RuntimeRefinement

@@ -13,8 +13,7 @@ from refine.datasets.course import Course
 from refine.errors import SettingError
 from refine.recovery import Recovery, WeightRewind, fine_tune, lr_rewind, slr
 from refine.refinement import RuntimeRefinement
-from refine.training.learning_rate import LearningRate
-from refine.training.phases import Schedule, next_due, steps_until_next
+from refine.training.learning_rate import LearningRate, Schedule, next_due, steps_until_next
 
 CURVES = "refine.recovery"
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from refine.builders.model import load_into_, tensors_of
 from refine.config.instantiate import function
 from refine.errors import SettingError
-from refine.pruning.bounds import Bounded
+from refine.pruning.allocation import Bounded
 from refine.records.rows import EpisodeRow
 from refine.refinement import FROM_CACHE, RuntimeRefinement
 from refine.regrowth.reference import Reference

@@ -16,7 +16,7 @@ from refine.regularization import Regularizer
 from refine.schedule import Geometric, Never, Toward
 from refine.sparsity.optimizers import needs_closure
 from refine.training.device import Precision
-from refine.training.phases import Schedule
+from refine.training.learning_rate import Schedule
 from refine.training.step import Stepper
 
 log = logging.getLogger("refine")

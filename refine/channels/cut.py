@@ -19,7 +19,7 @@ from refine.channels.groups import OF_THE_NETWORK, ChannelGroup, Graph, check_ba
 from refine.channels.plan import Plan, Structured, plan
 from refine.channels.verify import usable_groups
 from refine.evaluation.cost import macs
-from refine.evaluation.scoring import score
+from refine.evaluation.traceless import score
 from refine.pruning.cut import downscale_, largest
 from refine.pruning.gradients import mean_gradients
 from refine.sparsity.masks import Masks

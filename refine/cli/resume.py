@@ -6,7 +6,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from refine.config import settings
-from refine.config.names import APART, flat, within
+from refine.config.fingerprint import APART, flat, within
 from refine.errors import SettingError
 from refine.records.rows import CONFIG_FILE, LOCK_FILE
 from refine.report import runs

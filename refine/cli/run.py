@@ -27,7 +27,7 @@ from refine.cli.compose import (
     swept,
 )
 from refine.config import config_directory
-from refine.config.names import APART, within
+from refine.config.fingerprint import APART, within
 from refine.errors import SettingError, Stop
 from refine.process import INTERRUPTED, PREEMPTED, Signals, ignore
 

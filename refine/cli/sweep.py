@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from refine.config import fingerprint
-from refine.config.names import APART
+from refine.config.fingerprint import APART
 from refine.errors import ReportError, SettingError
 from refine.records.files import write_text
 from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOCK_FILE, LOG_FILE, SUMMARY_FILE

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import refine
 from refine.config.fingerprint import fingerprint
-from refine.config.schema import GROUPS, DatasetConfig, RunConfig, TrackerConfig, settings
-from refine.config.setting import allowed
+from refine.config.schema import GROUPS, DatasetConfig, RunConfig, TrackerConfig, allowed, settings
 from refine.config.validate import validate
 
 __all__ = [

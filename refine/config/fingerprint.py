@@ -2,11 +2,37 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from refine.config.names import APART, flat, within
+# Where and how a run is made and who is told of it; not what it is.
+APART = (
+    "output_dir", "dataset.root", "device", "save_model", "resume", "checkpoint", "sweep",
+    "tracker",
+)  # fmt: skip
+
+# What a pruner of channels can be told to reach: of each run at most one.
+TARGETS = ("target_speedup", "target_macs", "target_parameters")
+
+
+def within(name: str, names: Iterable[str]) -> bool:
+    """Whether the setting ``name`` is one of ``names``, or stands below one."""
+    return any(f"{name}.".startswith(f"{entry}.") for entry in names)
+
+
+def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a nested dictionary with its dotted name; a kind as ``model``."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        elif key == "_target_":
+            yield prefix.removesuffix("."), value
+        else:
+            yield f"{prefix}{key}", value
+
 
 DOWNLOADED = tuple(
     f"refine.datasets.{name}" for name in ("digits", "cifar10", "cifar100", "fashion_mnist")

@@ -7,10 +7,8 @@ from math import isfinite
 
 from omegaconf import DictConfig, OmegaConf
 
-from refine.config.channels import check_channels
-from refine.config.combinations import check
-from refine.config.schema import CLOSED, settings
-from refine.config.setting import BOUNDS, allowed
+from refine.config.fingerprint import TARGETS
+from refine.config.schema import BOUNDS, CLOSED, allowed, settings
 from refine.errors import SettingError, one_of
 
 
@@ -131,3 +129,77 @@ def _check_consolidation(config: DictConfig) -> None:
 def _parent(config: DictConfig, name: str) -> tuple[DictConfig, str]:
     group, _, key = name.rpartition(".")
     return (OmegaConf.select(config, group) if group else config), key
+
+
+def check(
+    importance_name: str, allocation_name: str, granularity_name: str, n: int = 2, m: int = 4
+) -> None:
+    """ValueError, of one line, if these cannot go together."""
+    if granularity_name == "n_m" and not 0 < n < m:
+        raise ValueError(f"n_m keeps n of every m weights: 0 < n < m, not n={n} and m={m}")
+    if granularity_name == "n_m" and allocation_name != "layerwise":
+        raise ValueError(
+            f"n_m goes with the allocation layerwise, not {allocation_name}: "
+            f"{n} of {m} is already every layer's share"
+        )
+    if importance_name == "similarity" and granularity_name != "filter":
+        raise ValueError(
+            f"the importance similarity goes with the granularity filter, not {granularity_name}: "
+            "its scores are of filters"
+        )
+
+
+OF_CHANNELS = {**dict.fromkeys(TARGETS), "round_to": 1, "min_channels": 1}
+
+
+def check_channels(config: DictConfig) -> None:
+    """SettingError for the first setting that does not fit."""
+    pruner, schedule = config.pruner, config.schedule
+    _check_regularizer(config)
+    if pruner.criterion == "none":
+        for name, unset in OF_CHANNELS.items():
+            if pruner[name] != unset and pruner.importance != "none":  # control=dense cuts nothing
+                raise SettingError(f"pruner.{name}", "is of channels; set pruner=structured")
+        return
+    plain = {
+        "pruner.importance": (pruner.importance, "none", "pruner.criterion ranks channels"),
+        "pruner.granularity": (pruner.granularity, "weight", "channels go as a whole"),
+        "pruner.initial_sparsity": (pruner.initial_sparsity, 0, "is of single weights"),
+        "regrowth.score": (config.regrowth.score, "none", "channels that are gone do not grow"),
+        "cache": (config.cache.kind, "none", "keeps single weights"),
+    }
+    for name, (value, wanted, reason) in plain.items():
+        if value != wanted:
+            raise SettingError(name, f"must be {wanted} with pruner=structured: {reason}")
+    if pruner.allocation not in ("global", "layerwise"):
+        problem = f"of channels it is global or layerwise, not {pruner.allocation}"
+        raise SettingError("pruner.allocation", problem)
+    if config.distillation.teacher != "none" and config.distillation.match == "features":
+        problem = "compares unit by unit, and pruner=structured takes units out; set logits"
+        raise SettingError("distillation.match", problem)
+    layers = pruner.layers or {}
+    if not isinstance(layers, Mapping) or any(layers.values()):
+        problem = "of channels only 0, which leaves a layer as it is, such as {conv1: 0}"
+        raise SettingError("pruner.layers", problem)
+    given = [name for name in TARGETS if pruner[name] is not None]
+    if len(given) > 1:
+        raise SettingError(f"pruner.{given[1]}", f"and pruner.{given[0]} exclude each other")
+    kind = schedule._target_.rpartition(".")[2]
+    if given and kind not in ("OneShot", "Periodic"):
+        problem = f"goes with schedule=one_shot or periodic, whose cycles share the way, not {kind}"
+        raise SettingError(f"pruner.{given[0]}", problem)
+    if given and schedule.target_sparsity is not None:
+        problem = f"and pruner.{given[0]} exclude each other"
+        raise SettingError("schedule.target_sparsity", problem)
+
+
+def _check_regularizer(config: DictConfig) -> None:
+    node, epochs = config.regularizer, config.trainer.epochs
+    if node.kind == "none":
+        return
+    if node.start >= epochs:
+        problem = f"must be below {epochs}, the epochs of the run, not {node.start}"
+        raise SettingError("regularizer.start", problem)
+    if node.stop is not None and node.stop <= node.start:
+        problem = f"must be above regularizer.start={node.start}, not {node.stop}"
+        raise SettingError("regularizer.stop", problem)

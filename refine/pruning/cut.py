@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from refine.evaluation.scoring import score
+from refine.evaluation.traceless import score
 from refine.pruning.granularity import Granularity
 from refine.sparsity.masks import Masks
 

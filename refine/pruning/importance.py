@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refine.pruning.gradients import mean_squared_gradients, summed_over_batches
-from refine.pruning.inputs import input_scales
+from refine.pruning.gradients import input_scales, mean_squared_gradients, summed_over_batches
 from refine.pruning.movement import movement
 from refine.sparsity.masks import prunable_names
 

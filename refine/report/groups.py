@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from refine.config.names import APART, within
+from refine.config.fingerprint import APART, within
 from refine.errors import ReportError
 from refine.report.runs import Measurement, Run
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from refine.config.names import flat
+from refine.config.fingerprint import flat
 from refine.errors import ReportError
 from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
 

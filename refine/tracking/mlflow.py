@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from refine.config.names import flat
+from refine.config.fingerprint import flat
 from refine.records.rows import (
     CONFIG_FILE,
     CYCLES_FILE,

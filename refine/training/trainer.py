@@ -20,9 +20,8 @@ from refine.records.rows import CycleRow, EpochRow
 from refine.recovery import WeightRewind
 from refine.refinement import RuntimeRefinement
 from refine.rng import random_state, set_random_state
-from refine.training.learning_rate import LearningRate
+from refine.training.learning_rate import LearningRate, Schedule, steps_until_next
 from refine.training.measure import Measuring
-from refine.training.phases import Schedule, steps_until_next
 from refine.training.position import Position
 from refine.training.step import Stepper
 
