@@ -30,7 +30,7 @@ from refine.records.rows import (
 from refine.refinement import RuntimeRefinement
 from refine.report.figure import draw_run
 from refine.report.stages import stages
-from refine.tracking.guarded import Guarded
+from refine.tracking.safe import Guarded
 from refine.training.checkpoint import Checkpoints, Parts, save_model
 from refine.training.device import (
     Precision,

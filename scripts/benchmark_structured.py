@@ -21,7 +21,8 @@ from refine import RuntimeRefinement, models
 from refine.channels.criteria import group_norm
 from refine.channels.plan import Structured
 from refine.evaluation.cost import macs
-from refine.regularization import Regularizer, kinds
+from refine.regularization import Regularizer
+from refine.regularization import penalties as kinds
 from refine.replay import Replay
 
 SHAPE = (3, 32, 32)

@@ -15,9 +15,9 @@ from conftest import Quiet
 from torch import nn
 
 from refine import experiment
-from refine.bench import words
+from refine.bench import summary as words
+from refine.bench.candidates import of_runs
 from refine.bench.cli import main
-from refine.bench.contestants import of_runs
 from refine.bench.forms import forms
 from refine.bench.measure import Measuring, measured, prepare
 from refine.bench.names import FORMS, ON_CPU, ON_GPU

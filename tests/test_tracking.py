@@ -13,8 +13,8 @@ from conftest import SMALL, Quiet
 from refine.cli import run as cli
 from refine.errors import SettingError, Stop
 from refine.records.rows import CycleRow, EpochRow
-from refine.tracking.guarded import Guarded
 from refine.tracking.names import numbers
+from refine.tracking.safe import Guarded
 
 TINY = (*SMALL, "model=logistic", "dataset.subset_size=40", "replay.batch_size=5")
 EPOCHS = {  # how some columns of metrics.csv are called elsewhere

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from refine.bench.contestants import Contestant
+from refine.bench.candidates import Contestant
 from refine.bench.forms import Answer, Form
 from refine.bench.rows import BenchRow
 from refine.evaluation import cost

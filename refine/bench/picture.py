@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from refine.bench.rows import DENSE, EXPORTED, BenchRow
-from refine.bench.words import reference_batch
+from refine.bench.summary import reference_batch
 from refine.report.plots import COLOURS, HEIGHT, one_panel
 
 MARKERS = "osD^vP*X"

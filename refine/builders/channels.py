@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-import refine.regularization.kinds as kinds
+import refine.regularization.penalties as kinds
 from refine.channels.groups import torch_pruning
 from refine.channels.plan import Structured
 from refine.config.fingerprint import TARGETS

@@ -4,7 +4,7 @@
 that stands between backward and step.
 """
 
-from refine.regularization.kinds import bn_scale, group_norm, growing_reg, l1, none
+from refine.regularization.penalties import bn_scale, group_norm, growing_reg, l1, none
 from refine.regularization.regularizer import Regularizer  # noqa: F401
 
 __all__ = ["bn_scale", "group_norm", "growing_reg", "l1", "none"]  # what a setting can name

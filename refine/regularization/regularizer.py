@@ -8,15 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from refine.channels.verify import usable_groups
-from refine.regularization.kinds import (
-    Kind,
-    bn_scale,
-    group_norm,
-    growing_reg,
-    grown,
-    l1,
-    none,
-)
+from refine.regularization.penalties import Kind, bn_scale, group_norm, growing_reg, grown, l1, none
 from refine.regularization.weights import BATCH_NORM, Weights
 from refine.sparsity.masks import prunable_names
 from refine.sparsity.shrink import Smaller
@@ -26,7 +18,7 @@ STRENGTHS: dict[Kind, float] = {bn_scale: 1e-5, l1: 1e-5, group_norm: 5e-4, grow
 
 
 class Regularizer:
-    """Adds the gradient of a penalty of ``kind``, a function of refine/regularization/kinds.py, to
+    """Adds the gradient of a penalty of ``kind``, a function of refine/regularization/penalties.py, to
     the gradients of a step.
 
     It takes two lines in a loop, and a third after channels were taken out::
