@@ -4,11 +4,14 @@
 """
 
 import importlib
+import sys
+
+from refine.renamed import OldNames
 
 __version__ = "0.1.0"
 _HOMES = {
     "RuntimeRefinement": "refine.refinement",
-    "CycleReport": "refine.cycle_report",
+    "CycleReport": "refine.cycle",
     "Replay": "refine.replay",
     "Distillation": "refine.distillation",
     "Recovery": "refine.recovery",
@@ -18,6 +21,9 @@ _HOMES = {
     "load_model": "refine.export.network_file",
 }
 __all__ = sorted(_HOMES)
+
+
+sys.meta_path.append(OldNames())
 
 
 def __getattr__(name: str):

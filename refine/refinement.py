@@ -20,7 +20,7 @@ from refine.batches import Batch, OnDevice, Samples
 from refine.cache import Cache
 from refine.channels.cut import ChannelCut
 from refine.channels.plan import Plan, Structured
-from refine.cycle_report import CycleReport
+from refine.cycle import CycleReport
 from refine.distillation import Distillation
 from refine.evaluation.traceless import score
 from refine.pruning.allocation import erk, layerwise

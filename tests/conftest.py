@@ -10,13 +10,15 @@ from types import SimpleNamespace
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from recorded import record, sweep
+from runs import ROOT, digits_folder
 
 from refine import experiment
 from refine.cli import run as cli
+from refine.errors import Stop
 from refine.process import SIGNALS
 from refine.report.terminal import LogOnly
+from refine.training.step import Stepper
 
-ROOT = Path(__file__).parent.parent
 CIFAR10 = ROOT.parent / "shared" / "cifar10"
 # A run of seconds: few images, few epochs, every part of the cycle.
 SMALL = (
@@ -129,3 +131,33 @@ def swept(tmp_path):
                     kinds = {"pruner__ratio": ratio, "schedule__interval": interval}
                     record(place, accuracy, seed, **kinds)
     return tmp_path / "sweep"
+
+
+@pytest.fixture(scope="session")
+def folder_of_digits(tmp_path_factory):
+    return digits_folder(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture
+def stopped_and_resumed(run, monkeypatch):
+    """A run whole, and once stopped in that step and resumed; both directories."""
+
+    def call(number, *settings):
+        whole = run(*settings, name="whole").directory
+        step, taken = Stepper.__call__, []
+
+        def counting(self, *batch):
+            taken.append(1)
+            if len(taken) == number:
+                signal.raise_signal(signal.SIGTERM)
+            return step(self, *batch)
+
+        monkeypatch.setattr(Stepper, "__call__", counting)
+        with pytest.raises(Stop):
+            run(*settings, name="stopped")
+        monkeypatch.setattr(Stepper, "__call__", step)
+        stopped = whole.parent / "stopped"
+        run(*settings, f"resume={stopped}", name="stopped")
+        return whole, stopped
+
+    return call

@@ -18,7 +18,7 @@ STRENGTHS: dict[Kind, float] = {bn_scale: 1e-5, l1: 1e-5, group_norm: 5e-4, grow
 
 
 class Regularizer:
-    """Adds the gradient of a penalty of ``kind``, a function of refine/regularization/penalties.py, to
+    """Adds the gradient of a penalty of ``kind``, a function of refine.regularization.penalties, to
     the gradients of a step.
 
     It takes two lines in a loop, and a third after channels were taken out::

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from refine.batches import Batch
-from refine.cycle_report import CycleReport
+from refine.cycle import CycleReport
 from refine.datasets.course import Course
 from refine.datasets.prepare import Data
 from refine.errors import TrainingError

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, Quiet
 from filelock import FileLock
-from test_experiment import rows
+from runs import digits_folder, rows
 
 from refine import experiment
 from refine.cli.compose import composed
@@ -478,9 +478,7 @@ def test_the_clock_may_go_back(run, stopped_at, gone_on, monkeypatch):
 def test_data_that_has_gone_is_named_and_the_run_can_wait_for_it(
     run, stopped_at, command, tmp_path
 ):
-    from test_experiment import folder_of_digits
-
-    home = folder_of_digits.__wrapped__(Factory(tmp_path))
+    home = digits_folder(tmp_path / "digits")
     overrides = (*TINY, "dataset=image_folder", f"dataset.root={home}", "dataset.subset_size=40")
     overrides += ("dataset.validation_size=0", "dataset.image_size=32")
     whole = run(*overrides, name="whole")
@@ -492,15 +490,6 @@ def test_data_that_has_gone_is_named_and_the_run_can_wait_for_it(
     (tmp_path / "moved").rename(home)
     assert command("resume=stopped").code == 0
     assert same(tmp_path / "stopped", whole.directory)
-
-
-class Factory:
-    def __init__(self, path):
-        self.path = path
-
-    def mktemp(self, name):
-        (self.path / name).mkdir()
-        return self.path / name
 
 
 def test_the_state_holds_nothing_but_tensors_numbers_and_text(run):

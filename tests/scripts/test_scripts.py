@@ -2,23 +2,14 @@
 
 import csv
 import os
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from runs import script
 
 SMALL = (
     "dataset=digits", "dataset.subset_size=40", "model=logistic", "dataset.augment=none",
     "trainer.batch_size=20", "dataset.image_size=8",
 )  # fmt: skip
-
-
-def script(name, *arguments, cwd):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / name), *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=1200,
-    )  # fmt: skip
 
 
 def test_the_papers_table(tmp_path):

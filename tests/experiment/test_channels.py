@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from conftest import SMALL
-from test_consolidation import same, stopped_and_gone_on  # noqa: F401
+from runs import same
 
 from refine.cli import run as cli
 from refine.config import config_directory
@@ -77,7 +77,7 @@ COMBINATIONS = [
         for step in (7, 11, 15)
     ],
 )
-def test_a_stopped_run_goes_on_to_the_bit(settings, step, run, stopped_and_gone_on):  # noqa: F811
+def test_a_stopped_run_goes_on_to_the_bit(settings, step, run, stopped_and_resumed):
     given = [entry.replace("replay=vae", "replay=generative") for entry in settings]
     if given[0] == "start_from":
         before = run(*TINY, "trainer.epochs=3", "pruner.ratio=0.2", name="before").directory
@@ -86,7 +86,7 @@ def test_a_stopped_run_goes_on_to_the_bit(settings, step, run, stopped_and_gone_
     groups = [entry for entry in given if "." not in entry.partition("=")[0]]
     rest = [entry for entry in given if entry not in groups]
     tiny = [entry for entry in TINY if not ("trainer=sgd_cosine" in groups and "lr" in entry)]
-    assert same(*stopped_and_gone_on(step, *groups, *tiny, "replay.vae.training_steps=3", *rest))
+    assert same(*stopped_and_resumed(step, *groups, *tiny, "replay.vae.training_steps=3", *rest))
 
 
 def test_more_epochs_and_a_network_to_begin_with(run):

@@ -4,7 +4,7 @@ import csv
 import statistics
 
 import pytest
-from test_scripts import script
+from runs import script
 
 SMALL = (
     "dataset=digits", "dataset.subset_size=60", "dataset.validation_size=20",

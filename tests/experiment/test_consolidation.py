@@ -1,16 +1,15 @@
 """Replay, distillation, recovery and cache together, in runs."""
 
-import csv
 import itertools
 import json
-import signal
 
 import pytest
 import torch
 from conftest import SMALL
+from runs import rows, same
 
 from refine.config import config_directory
-from refine.errors import SettingError, Stop, TrainingError
+from refine.errors import SettingError, TrainingError
 from refine.training.step import Stepper
 
 # Four steps an epoch, cycles after the second and the third: there is time to rewind to.
@@ -34,42 +33,9 @@ TRIPLES = [
 ]
 
 
-def rows(directory, name="cycles.csv"):
-    with (directory / name).open(encoding="utf-8") as file:
-        return [
-            {key: value for key, value in row.items() if "seconds" not in key}
-            for row in csv.DictReader(file)
-        ]
-
-
 @pytest.fixture
 def teacher(run):
     return run(*TINY, "schedule=never", name="teacher").directory
-
-
-@pytest.fixture
-def stopped_and_gone_on(run, monkeypatch):
-    """A run whole, and once stopped in that step and gone on with; both directories."""
-
-    def call(number, *settings):
-        whole = run(*settings, name="whole").directory
-        step, taken = Stepper.__call__, []
-
-        def counting(self, *batch):
-            taken.append(1)
-            if len(taken) == number:
-                signal.raise_signal(signal.SIGTERM)
-            return step(self, *batch)
-
-        monkeypatch.setattr(Stepper, "__call__", counting)
-        with pytest.raises(Stop):
-            run(*settings, name="stopped")
-        monkeypatch.setattr(Stepper, "__call__", step)
-        stopped = whole.parent / "stopped"
-        run(*settings, f"resume={stopped}", name="stopped")
-        return whole, stopped
-
-    return call
 
 
 @pytest.fixture
@@ -84,13 +50,6 @@ def taken(monkeypatch):
 
     monkeypatch.setattr(Stepper, "__call__", noting)
     return rates
-
-
-def same(whole, stopped):
-    weights = [(place / "model.safetensors").read_bytes() for place in (whole, stopped)]
-    return weights[0] == weights[1] and all(
-        rows(whole, name) == rows(stopped, name) for name in ("cycles.csv", "metrics.csv")
-    )
 
 
 def settings_of(replay, teaching, recovery, teacher):
@@ -112,17 +71,17 @@ def test_the_triples_hold_every_pair():
 
 
 @pytest.mark.parametrize("triple", TRIPLES[:: len(RECOVERIES) + 1], ids="-".join)
-def test_a_stopped_run_goes_on_with_them(triple, teacher, stopped_and_gone_on):
+def test_a_stopped_run_goes_on_with_them(triple, teacher, stopped_and_resumed):
     # 8 steps, the cycle, 2 of its replay: the 13th is in the epoch after the cut.
-    assert same(*stopped_and_gone_on(11, *settings_of(*triple, teacher)))
+    assert same(*stopped_and_resumed(11, *settings_of(*triple, teacher)))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("triple", TRIPLES, ids="-".join)
-def test_every_pair_runs_its_cycles_and_survives_a_resume(triple, teacher, stopped_and_gone_on):
+def test_every_pair_runs_its_cycles_and_survives_a_resume(triple, teacher, stopped_and_resumed):
     for number in (9, 11):
-        whole, stopped = stopped_and_gone_on(number, *settings_of(*triple, teacher))
-        assert len(rows(whole)) == 2
+        whole, stopped = stopped_and_resumed(number, *settings_of(*triple, teacher))
+        assert len(rows(whole, "cycles.csv")) == 2
         assert same(whole, stopped)
         for place in (whole, stopped):
             for path in place.iterdir():
@@ -131,12 +90,12 @@ def test_every_pair_runs_its_cycles_and_survives_a_resume(triple, teacher, stopp
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
-def test_the_cache_of_a_run_goes_on_too(kind, stopped_and_gone_on):
+def test_the_cache_of_a_run_goes_on_too(kind, stopped_and_resumed):
     settings = (*TINY, f"cache={kind}", "regrowth=reference", "regrowth.source=cache",
                 "regrowth.initial=reference", "regrowth.budget=0.05")  # fmt: skip
-    whole, stopped = stopped_and_gone_on(13, *settings)
+    whole, stopped = stopped_and_resumed(13, *settings)
     assert same(whole, stopped)
-    sizes = [int(row["cache_bytes"]) for row in rows(whole)]
+    sizes = [int(row["cache_bytes"]) for row in rows(whole, "cycles.csv")]
     assert 0 < sizes[0] < sizes[1]
     kept = {path.name for path in whole.glob("cache/*")}
     assert len(kept) == (4 if kind == "disk" else 0)  # two cuts, two networks before them
@@ -145,7 +104,7 @@ def test_the_cache_of_a_run_goes_on_too(kind, stopped_and_gone_on):
 def test_what_was_cut_grows_back_with_its_values(run):
     done = run(*TINY, "cache=memory", "regrowth=reference", "regrowth.source=cache",
                "regrowth.initial=reference", "replay=none")  # fmt: skip
-    for row in rows(done.directory):
+    for row in rows(done.directory, "cycles.csv"):
         assert row["cut_weights"] == row["grown_weights"] != "0"
         assert row["test_accuracy_after_replay"] != row["test_accuracy_after_cut"]
 
@@ -153,8 +112,8 @@ def test_what_was_cut_grows_back_with_its_values(run):
 def test_memory_is_bounded_and_reported(run):
     for replay in REPLAYS:
         done = run(*settings_of(replay, "none", "none", None), name=replay)
-        examples = {int(row["memory_examples"]) for row in rows(done.directory)}
-        size = {int(row["memory_bytes"]) for row in rows(done.directory)}
+        examples = {int(row["memory_examples"]) for row in rows(done.directory, "cycles.csv")}
+        size = {int(row["memory_bytes"]) for row in rows(done.directory, "cycles.csv")}
         if replay in ("none", "training"):
             assert examples == size == {0}
         elif replay == "generative":
@@ -186,7 +145,7 @@ def test_weights_go_back_to_the_epoch_that_is_as_long_before_the_cut(run):
     done = run(*TINY, "recovery=weight_rewind", "trainer.epochs=5", "schedule.start=3",
                "schedule.interval=1", "schedule.stop=3", "replay=none")  # fmt: skip
     # The cut after epoch 3 leaves two epochs: back to the end of the first.
-    epochs, (cycle,) = rows(done.directory, "metrics.csv"), rows(done.directory)
+    epochs, (cycle,) = rows(done.directory, "metrics.csv"), rows(done.directory, "cycles.csv")
     assert float(cycle["test_accuracy_after_replay"]) == pytest.approx(
         float(epochs[0]["test_accuracy"]), abs=0.05
     )
@@ -201,9 +160,9 @@ STREAM = (
 
 
 @pytest.mark.parametrize("replay", ["reservoir", "herding", "generative", "training"])
-def test_a_stream_goes_on_after_a_stop(replay, stopped_and_gone_on):
+def test_a_stream_goes_on_after_a_stop(replay, stopped_and_resumed):
     for number in (21,):  # in the third epoch, the first of the second task
-        whole, stopped = stopped_and_gone_on(number, f"replay={replay}", *STREAM)
+        whole, stopped = stopped_and_resumed(number, f"replay={replay}", *STREAM)
         assert same(whole, stopped)
 
 
@@ -305,7 +264,7 @@ def test_adaptive_measures_a_streams_tasks_anew(run):
         *STREAM, "replay=none", "schedule=adaptive", "schedule.tolerance=0.3",
         "dataset.subset_size=400", "dataset.validation_size=100", "trainer.optimizer.lr=0.01",
     )  # fmt: skip
-    cut = {int(row["epoch"]): int(row["cut_weights"]) for row in rows(done.directory)}
+    cut = {int(row["epoch"]): int(row["cut_weights"]) for row in rows(done.directory, "cycles.csv")}
     assert any(cut[epoch] for epoch in cut if epoch > 2)
 
 

@@ -1,4 +1,3 @@
-import csv
 import dataclasses
 import json
 import signal
@@ -8,6 +7,7 @@ import pytest
 import torch
 from conftest import SMALL, Quiet
 from omegaconf import OmegaConf
+from runs import rows
 
 from refine.cli import run as cli
 from refine.config import GROUPS, config_directory
@@ -62,24 +62,6 @@ def test_every_file_of_the_configuration_runs(option, run, folder_of_digits, tmp
     assert (done.directory / "refinement.png").read_bytes()[:4] == PNG
 
 
-@pytest.fixture(scope="module")
-def folder_of_digits(tmp_path_factory):
-    """40 + 20 digits in class folders."""
-    from PIL import Image
-
-    from refine.datasets import digits
-
-    home = tmp_path_factory.mktemp("digits")
-    data = digits("", 32)
-    for part, images, count in (("train", data.train, 40), ("test", data.test, 20)):
-        for number in range(10):
-            (home / part / str(number)).mkdir(parents=True)
-            of_class = images.pixels[images.labels == number][: count // 10]
-            for index, pixels in enumerate(of_class):
-                Image.fromarray(pixels.numpy()).save(home / part / str(number) / f"{index}.png")
-    return home
-
-
 def test_what_a_run_leaves(run):
     done = run(*SMALL, "dataset.validation_size=40", "save_model=true", "trainer.epochs=3")
     files = {path.name for path in done.directory.iterdir()}
@@ -117,14 +99,6 @@ def test_without_a_validation_split_there_are_no_columns_for_it(run):
         "epoch,train_loss,train_accuracy,test_loss,test_accuracy,sparsity,prunable_sparsity,"
         "active_parameters,total_parameters,learning_rate,cycles,epoch_seconds"
     )
-
-
-def rows(directory):
-    """The rows of both tables, times apart."""
-    for name in ("metrics.csv", "cycles.csv"):
-        with (directory / name).open() as file:
-            for row in csv.DictReader(file):
-                yield {key: value for key, value in row.items() if "seconds" not in key}
 
 
 def test_the_same_seed_gives_the_same_tables_and_weights(run):

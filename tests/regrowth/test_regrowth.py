@@ -1,9 +1,9 @@
 import copy
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 from torch.nn import functional as F
 
@@ -96,7 +96,7 @@ def test_nan_counts_at_cut_positions_only():
 
 @pytest.mark.long
 def test_choosing_is_faster_than_one_topk(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.delitem(sys.modules, "benchmark_regrowth", raising=False)
     from benchmark_regrowth import measure
 

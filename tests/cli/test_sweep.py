@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 from conftest import SMALL
-from test_experiment import rows
+from runs import rows
 
 from refine.cli.compose import composed, workers
 from refine.config import config_directory, fingerprint

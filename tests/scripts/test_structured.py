@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from test_scripts import script
+from runs import script
 
 pytest.importorskip("torch_pruning")
 TINY = (

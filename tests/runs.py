@@ -1,0 +1,50 @@
+"""What several tests ask of the files of a run, and how they start a script."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def rows(directory, *names):
+    """The rows of the tables, by default of both, times apart."""
+    found = []
+    for name in names or ("metrics.csv", "cycles.csv"):
+        with (directory / name).open(encoding="utf-8") as file:
+            found += [
+                {key: value for key, value in row.items() if "seconds" not in key}
+                for row in csv.DictReader(file)
+            ]
+    return found
+
+
+def same(whole, stopped):
+    """Whether two runs left the same tables and networks."""
+    weights = [(place / "model.safetensors").read_bytes() for place in (whole, stopped)]
+    return weights[0] == weights[1] and all(rows(whole) == rows(stopped))
+
+
+def script(name, *arguments, cwd):
+    """A file of scripts/ in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / name), *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=1200,
+    )  # fmt: skip
+
+
+def digits_folder(home):
+    """Writes 40 + 20 digits as pictures in class folders below ``home``."""
+    from PIL import Image
+
+    from refine.datasets import digits
+
+    data = digits("", 32)
+    for part, images, count in (("train", data.train, 40), ("test", data.test, 20)):
+        for number in range(10):
+            (home / part / str(number)).mkdir(parents=True)
+            of_class = images.pixels[images.labels == number][: count // 10]
+            for index, pixels in enumerate(of_class):
+                Image.fromarray(pixels.numpy()).save(home / part / str(number) / f"{index}.png")
+    return home
