@@ -25,7 +25,11 @@ def main() -> int:
     commands = {
         "run": [["-m", "refine"]],
         "test": [["-m", "pytest", "-n", "auto"]],
-        "lint": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]],
+        "lint": [
+            ["-m", "ruff", "check", "."],
+            ["-m", "ruff", "format", "--check", "."],
+            ["-m", "mypy"],
+        ],
     }
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         print(__doc__)
