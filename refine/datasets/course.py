@@ -71,11 +71,13 @@ def permuted(data: Data, tasks: int | None, seed: int) -> list[Data]:
 class Course:
     """What is trained on in which epoch: the tasks one after the other, each as long as the others.
 
-    Epochs count from 1, tasks from 0. ValueError unless ``epochs`` divide evenly among the tasks.
+    Epochs count from 1, tasks from 0; a training step takes ``batch_size`` images. ValueError
+    unless ``epochs`` divide evenly among the tasks.
     """
 
     tasks: list[Data]
     epochs: int
+    batch_size: int
 
     def __post_init__(self):
         if self.epochs % len(self.tasks):
@@ -100,23 +102,23 @@ class Course:
         """Whether a task ends after this epoch; none does before the first."""
         return epoch in range(self.epochs_a_task, self.epochs + 1, self.epochs_a_task)
 
-    def steps(self, epoch: int, batch_size: int) -> int:
+    def steps(self, epoch: int) -> int:
         """Training steps of this epoch."""
-        return _steps(self.tasks[self.task(epoch)], batch_size)
+        return self._steps(self.tasks[self.task(epoch)])
 
-    def steps_before(self, epoch: int, batch_size: int) -> int:
+    def steps_before(self, epoch: int) -> int:
         """Training steps of all epochs before this one, which may be the one after the last."""
         done, begun = divmod(epoch - 1, self.epochs_a_task)
-        lengths = [_steps(task, batch_size) for task in self.tasks[: done + 1]]
+        lengths = [self._steps(task) for task in self.tasks[: done + 1]]
         return self.epochs_a_task * sum(lengths[:done]) + begun * sum(lengths[done:])
 
-    def total_steps(self, batch_size: int) -> int:
+    @property
+    def total_steps(self) -> int:
         """Training steps of the whole course."""
-        return self.steps_before(self.epochs + 1, batch_size)
+        return self.steps_before(self.epochs + 1)
 
-
-def _steps(task: Data, batch_size: int) -> int:
-    return len(task.training(batch_size, torch.Generator()))  # as many with any generator
+    def _steps(self, task: Data) -> int:
+        return len(task.training(self.batch_size, torch.Generator()))  # as many with any generator
 
 
 def _at_least_one(tasks: int) -> int:
