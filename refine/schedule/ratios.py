@@ -22,7 +22,7 @@ class Never(Given):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Periodic(Spaced, OfShare):
+class Periodic(OfShare, Spaced):
     """A cycle after start, start + interval, … up to stop, each cutting ratio."""
 
     splits_target: ClassVar[bool] = True
@@ -41,7 +41,7 @@ class Periodic(Spaced, OfShare):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneShot(Ranged, OfShare):
+class OneShot(OfShare, Ranged):
     """One cycle, after start, by default half-way through the run: to target_sparsity, or without
     one as much as ``cycles_at_once`` cycles of ratio would have cut."""
 
@@ -88,7 +88,7 @@ class Cosine(Spaced):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adaptive(Spaced, OfShare):
+class Adaptive(OfShare, Spaced):
     """A cycle after start, start + interval, … up to stop, that cuts as much as keeps validation
     accuracy within ``tolerance`` of the best so far, at most ratio, found by bisection."""
 

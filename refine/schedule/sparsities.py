@@ -9,7 +9,7 @@ from refine.setting import setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Geometric(Spaced, ToSparsity):
+class Geometric(ToSparsity, Spaced):
     """Cycles that each cut ratio of the survivors until target_sparsity, which the last one meets
     (iterative magnitude pruning: Han et al. 2015, arXiv:1506.02626)."""
 
@@ -32,7 +32,7 @@ class Geometric(Spaced, ToSparsity):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cubic(Spaced, FromSparsity):
+class Cubic(FromSparsity, Spaced):
     """Cycles after start, start + interval, … up to stop, from initial_sparsity to target_sparsity:
     large cuts first, while there is most to cut (Zhu & Gupta 2017, arXiv:1710.01878)."""
 
@@ -77,7 +77,7 @@ class Listed(Counted):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cyclic(Spaced, FromSparsity):
+class Cyclic(FromSparsity, Spaced):
     """Every ``period`` cycles go from initial_sparsity to target_sparsity; then all that was cut
     since grows back at once, but for the last time (Srinivas et al. 2022, arXiv:2202.01290)."""
 
