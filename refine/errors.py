@@ -14,6 +14,17 @@ class SettingError(Exception):
         return f"{self.setting}: {self.problem}"
 
 
+class FieldError(ValueError):
+    """A value that an object refuses: which of its fields, and what is wrong with it."""
+
+    def __init__(self, field: str, problem: str):
+        super().__init__(field, problem)  # both, so that it can be pickled
+        self.field, self.problem = field, problem
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.problem}"
+
+
 class TrainingError(Exception):
     """Training that cannot go on, such as a loss that is no longer a number."""
 

@@ -12,7 +12,7 @@ from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from refine.cli import resume, sweep
 from refine.cli.compose import (
@@ -24,6 +24,7 @@ from refine.cli.compose import (
     given,
     jobs,
     keys_of,
+    settled,
     swept,
 )
 from refine.config import config_directory
@@ -60,6 +61,12 @@ def main() -> None:
             from refine.cli.help import help_text
 
             print(help_text(composed(asked.overrides, asked.config_path)))
+        elif asked.cfg == "job" and not (asked.multirun or asked.package):  # Hydra's lacks defaults
+            print(
+                OmegaConf.to_yaml(
+                    composed(asked.overrides, asked.config_path), resolve=asked.resolve
+                )
+            )
         elif directory and not asked.cfg:
             _resume(Path(asked.config_path), asked)
         elif asked.multirun and not asked.cfg:
@@ -78,7 +85,14 @@ def main() -> None:
 
 @hydra_main(version_base="1.3", config_path=str(config_directory()), config_name="config")
 def _run(config: DictConfig) -> None:
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    hydra = HydraConfig.get()
+    try:
+        settled(config, list(hydra.overrides.task))
+    except EXPLAINED as error:  # here: Hydra would say in its own words that a job has failed
+        if WANTS_TRACEBACK:
+            raise
+        _leave(explain(error), 1)
+    if hydra.mode == RunMode.MULTIRUN:
         _job(config)
         return
     from refine.experiment import run  # only now: torch takes longer to import than --cfg job
@@ -88,7 +102,7 @@ def _run(config: DictConfig) -> None:
     try:
         run(config, terminal)
         ignore()
-    except EXPLAINED as error:  # here: Hydra would say in its own words that a job has failed
+    except EXPLAINED as error:  # here for the same reason
         terminal.close()
         if WANTS_TRACEBACK:
             raise

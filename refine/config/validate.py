@@ -8,8 +8,9 @@ from math import isfinite
 from omegaconf import DictConfig, OmegaConf
 
 from refine.config.fingerprint import TARGETS
-from refine.config.schema import BOUNDS, CLOSED, allowed, settings
+from refine.config.schema import CLOSED, settings
 from refine.errors import SettingError, one_of
+from refine.setting import BOUNDS, allowed
 
 
 def validate(config: DictConfig) -> None:
