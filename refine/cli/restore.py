@@ -9,7 +9,7 @@ from pathlib import Path
 
 from refine.cache import files
 from refine.errors import ReportError
-from refine.process import ended
+from refine.process import run_command
 from refine.records.files import written_whole
 from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
 from refine.report import runs
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             _restore(run, sources, arguments)
 
-    return ended(
+    return run_command(
         "refine-restore",
         work,
         (ReportError, files.Damaged),

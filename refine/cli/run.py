@@ -29,7 +29,7 @@ from refine.cli.compose import (
 from refine.config import config_directory
 from refine.config.fingerprint import APART, within
 from refine.errors import SettingError, Stop
-from refine.process import INTERRUPTED, PREEMPTED, Signals, ignore
+from refine.process import INTERRUPTED, PREEMPTED, Signals, ignore_signals
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 SHARED_KEYS = "hydra.job.config.override_dirname.exclude_keys"
@@ -87,7 +87,7 @@ def _run(config: DictConfig) -> None:
     terminal = Terminal()
     try:
         run(config, terminal)
-        ignore()
+        ignore_signals()
     except EXPLAINED as error:  # here: Hydra would say in its own words that a job has failed
         terminal.close()
         if WANTS_TRACEBACK:
