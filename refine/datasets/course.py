@@ -117,9 +117,7 @@ class Course:
 
 
 def _steps(task: Data, batch_size: int) -> int:
-    return len(
-        task.training(batch_size, torch.Generator())
-    )  # the number is the same with any generator
+    return len(task.training(batch_size, torch.Generator()))  # the same with any generator
 
 
 def _at_least_one(tasks: int) -> int:

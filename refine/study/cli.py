@@ -101,8 +101,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="EPOCHS",
         type=int,
         default=0,
-        help="no trial is stopped in its first EPOCHS (default 0); later one is, once five count, if "
-        "its validation accuracy is below their median at the same epoch",
+        help="no trial is stopped in its first EPOCHS (default 0); later one is, once five count, "
+        "if its validation accuracy is below their median at the same epoch",
     )
     parser.add_argument(
         "--seed",

@@ -9,9 +9,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-POPULATION = (
-    10  # of a generation of NSGA-II; most studies would end within the first of Optuna's 50
-)
+POPULATION = 10  # of an NSGA-II generation; with Optuna's 50, most studies would have only one
 ROUNDING = 0.0005  # sparsities are shown to 0.1 %, and a cut of whole weights may miss by one
 
 

@@ -20,7 +20,7 @@ from refine.cli.compose import EXPLAINED, composed
 from refine.config import validate
 from refine.errors import SettingError
 
-EXAMPLES = "choice(a,b), interval(0.1,0.5), range(1,6), tag(log,interval(1e-4,1e-1))"
+VALUES = "choice(a,b), interval(0.1,0.5), range(1,6), tag(log,interval(1e-4,1e-1))"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Space:
 
 
 def parsed(overrides: list[str]) -> Space:
-    """The space that ``overrides`` declare; SettingError if nothing, or an empty range, is searched."""
+    """The space that ``overrides`` declare; SettingError if there is nothing to search."""
     try:
         entries = OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:
@@ -52,9 +52,7 @@ def parsed(overrides: list[str]) -> Space:
                 raise SettingError(name, "is given twice; leave one")
             searched[entry.get_key_element()] = _distribution(name, entry)
     if not searched:
-        raise SettingError(
-            "nothing to search", f"give a setting several values, such as {EXAMPLES}"
-        )
+        raise SettingError("nothing to search", f"give a setting several values, such as {VALUES}")
     return Space(fixed, searched)
 
 

@@ -295,7 +295,7 @@ def test_a_network_that_was_cut_after_its_last_measurement_is_not_judged(study):
         ("schedule.interval=tag(log,range(0,3))", "schedule.interval: tag(log,...) needs"),
         (
             "schedule.interval=tag(ln,range(1,3))",
-            "schedule.interval: the only tag is log, as in tag",
+            "schedule.interval: the only tag is log",
         ),
         ("schedule.interval=interval(1,3)", "schedule.interval: must be a whole number"),
         ("model=logistic,simple_cn", "model: there is no 'simple_cn'; did you mean simple_cnn?"),
