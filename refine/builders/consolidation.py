@@ -19,7 +19,7 @@ from refine.datasets.images import Loader
 from refine.distillation import Dense, Distillation, Ema, Self
 from refine.distillation.matching import answer
 from refine.errors import SettingError
-from refine.evaluation.accuracy import in_mode
+from refine.evaluation.traceless import in_mode
 from refine.replay import Generative, Replay, Training
 from refine.rng import stream
 from refine.training.device import Precision

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from refine.config.instantiate import build, imported, parameters_of
 from refine.datasets.prepare import Data
 from refine.errors import SettingError
-from refine.evaluation.accuracy import in_mode
+from refine.evaluation.traceless import in_mode
 from refine.sparsity.shrink import reshape_
 
 

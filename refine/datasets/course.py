@@ -1,11 +1,12 @@
-"""Which tasks does a data set fall into?
+"""Which tasks is a data set divided into, and which of them is trained on in which epoch?
 
-Each is a function ``(data, tasks, seed) -> list[Data]``: the data set as a stream of that many
-tasks (None: as many as is usual), in the order in which they are learned. ``seed`` is what is drawn
-by lot. A task is a Data of its own with the labels of the whole, so that one head answers for all
-of them and is never told which task an image is of. ValueError where there are no such tasks.
+The public functions are ``(data, tasks, seed) -> list[Data]``: the data set as a stream of that
+many tasks (None: the usual number), in the order in which they are learned. ``seed`` determines
+what is drawn at random. Each task is a Data with the classes of the whole, so that one head
+classifies the images of all tasks and is never told which task an image belongs to. ValueError if
+the data set cannot be divided so.
 
-``Course`` says which of them is trained on in which epoch.
+``Course`` says which task is trained on in which epoch.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def none(data: Data, tasks: int | None, seed: int) -> list[Data]:
 
 
 def classes(data: Data, tasks: int | None, seed: int) -> list[Data]:
-    """The classes in their order, two a task, or divided as evenly as ``tasks`` allows.
+    """The classes in their order, two for each task, or divided evenly among ``tasks``.
 
     The division of split MNIST (Zenke et al. 2017) with one head for all: class-incremental
     learning (van de Ven and Tolias 2019).
@@ -45,17 +46,17 @@ def classes(data: Data, tasks: int | None, seed: int) -> list[Data]:
         names = [data.classes[label] for label in labels]
         stream.append(_each_part(data, partial(_of, labels=labels)))
         _check_parts(stream[-1], names)
-    # Whoever learns the first task has not seen the others: its own moments serve all of them.
+    # In the first task the others have not been seen, so its moments normalise all of them.
     normalization = Normalization.of(stream[0].train)
     return [replace(task, normalization=normalization) for task in stream]
 
 
 def permuted(data: Data, tasks: int | None, seed: int) -> list[Data]:
-    """The data as it is, then with its pixels in another order for every further task; 5 tasks.
+    """The data as it is, then with its pixels in another order for each further task; 5 by default.
 
-    An order is drawn once a task and holds for all of its images; the channels of a pixel stay
-    together, so that the moments stay what they are (Goodfellow et al. 2013, Kirkpatrick et al.
-    2017). The first tasks of a longer stream are those of a shorter one.
+    One order is drawn for each task and used for all of its images. The channels of a pixel stay
+    together, so that the moments do not change (Goodfellow et al. 2013, Kirkpatrick et al. 2017).
+    A longer stream begins with the tasks of a shorter one.
     """
     tasks = PERMUTED_TASKS if tasks is None else _at_least_one(tasks)
     if data.augment is not augmentation.none:
@@ -69,7 +70,7 @@ def permuted(data: Data, tasks: int | None, seed: int) -> list[Data]:
 
 @dataclass(frozen=True)
 class Course:
-    """What is trained on in which epoch: the tasks one after the other, each as long as the others.
+    """Which task is trained on in which epoch: one after the other, with as many epochs each.
 
     Epochs count from 1, tasks from 0; a training step takes ``batch_size`` images. ValueError
     unless ``epochs`` divide evenly among the tasks.
@@ -79,7 +80,7 @@ class Course:
     epochs: int
     batch_size: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.epochs % len(self.tasks):
             raise ValueError(
                 f"trainer.epochs={self.epochs} must be a multiple of the {len(self.tasks)} tasks"
@@ -87,7 +88,7 @@ class Course:
 
     @property
     def epochs_a_task(self) -> int:
-        """How many epochs each task is trained on."""
+        """The number of epochs that each task is trained for."""
         return self.epochs // len(self.tasks)
 
     def task(self, epoch: int) -> int:
@@ -99,7 +100,7 @@ class Course:
         return epoch in range(1, self.epochs + 1, self.epochs_a_task)
 
     def ends(self, epoch: int) -> bool:
-        """Whether a task ends after this epoch; none does before the first."""
+        """Whether a task ends with this epoch; False for epoch 0."""
         return epoch in range(self.epochs_a_task, self.epochs + 1, self.epochs_a_task)
 
     def steps(self, epoch: int) -> int:
@@ -134,7 +135,7 @@ def _each_part(data: Data, change: Callable[[Images], Images]) -> Data:
 
 
 def _of(images: Images, labels: torch.Tensor) -> Images:
-    """Those images that have one of the ``labels``."""
+    """The images with one of the ``labels``."""
     return images[torch.isin(images.labels, labels.to(images.labels.device))]
 
 
@@ -145,7 +146,7 @@ def _in(images: Images, order: torch.Tensor) -> Images:
 
 
 def _check_parts(task: Data, names: list[str]) -> None:
-    """ValueError if there is a part to learn or to score that has no image of these classes."""
+    """ValueError if the training, validation or test part has no image of these classes."""
     for part in ("train", "validation", "test"):
         images = getattr(task, part)
         if images is not None and not len(images):

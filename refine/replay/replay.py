@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refine.batches import Batch
-from refine.evaluation.accuracy import in_mode
+from refine.evaluation.traceless import in_mode
 from refine.replay.batch import Replayed
 from refine.replay.examined import Examined
 from refine.replay.memory import Memory, Rows

@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 from refine.batches import Batch
 from refine.distillation import Distillation
-from refine.evaluation.accuracy import in_mode
+from refine.evaluation.traceless import in_mode
 from refine.replay.batch import Replayed
 from refine.sparsity.optimizers import OptimizerWatch, fallback, needs_closure
 

@@ -105,7 +105,7 @@ def test_each_network_is_restored(cycles, run, tmp_path, capsys):
     figures = ("0.0%, test accuracy 40.00%", "15.0%, test accuracy 60.00%",
                "30.0%, test accuracy 70.00%")[cycles]  # fmt: skip
     assert said[1] == f"sparsity {figures}, as recorded after epoch {(2, 4, 4)[cycles]}"
-    assert said[2] == f"to go on from it: refine-run start_from={path} ..."
+    assert said[2] == f"to start from it: refine-run start_from={path} ..."
     after = contents(run)
     after.pop(path)
     assert after == before
