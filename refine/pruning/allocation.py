@@ -137,7 +137,7 @@ Rule = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], float], dict[str, i
 
 
 @dataclass(frozen=True)
-class Bounded:
+class BoundedAllocation:
     """An allocation that keeps ``rule`` within bounds, to be called as the rule is.
 
     layers: glob of a tensor (``conv1.weight``) or of its layer (``conv1``) to the share of its

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from refine.pruning.gradients import input_scales, mean_squared_gradients, summed_over_batches
 from refine.pruning.movement import movement
-from refine.sparsity.masks import prunable_names
+from refine.sparsity.layers import prunable_names
 
 __all__ = [
     "activation",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refine.sparsity.masks import prunable_names
+from refine.sparsity.layers import prunable_names
 
 
 class movement:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from refine.evaluation.traceless import score
 from refine.pruning import gradients, importance
 from refine.rng import random_state
-from refine.sparsity.masks import prunable_names
+from refine.sparsity.layers import prunable_names
 from refine.sparsity.optimizers import watch
 
 DATA_BASED = {function.__name__: function for function in importance.NEED_DATA}
