@@ -12,14 +12,14 @@ from torch.optim import Optimizer
 from refine.builders.model import load_into_, tensors_of
 from refine.config.instantiate import function
 from refine.errors import SettingError
-from refine.pruning.allocation import Bounded
+from refine.pruning.allocation import BoundedAllocation
 from refine.records.rows import EpisodeRow
 from refine.refinement import FROM_CACHE, RuntimeRefinement
 from refine.regrowth.reference import Reference
 from refine.regrowth.regrowth import Regrowth
 from refine.replay import Replayed
 from refine.rng import stream
-from refine.sparsity.masks import prunable_names
+from refine.sparsity.layers import prunable_names
 
 log = logging.getLogger("refine")
 
@@ -37,7 +37,7 @@ def build_refinement(
     pruner = config.pruner
     granularity = function("pruner.granularity", pruner.granularity, "refine.pruning.granularity")
     allocation = function("pruner.allocation", pruner.allocation, "refine.pruning.allocation")
-    bounded = Bounded(allocation, dict(pruner.layers or {}), pruner.min_layer_density)
+    bounded = BoundedAllocation(allocation, dict(pruner.layers or {}), pruner.min_layer_density)
     regrowth = build_regrowth(config.regrowth, config.seed, _prunable_share(model), on_episode)
     try:
         refinement = RuntimeRefinement(
@@ -84,7 +84,7 @@ def begin_(config: DictConfig, refinement: RuntimeRefinement) -> None:
         # Shares other than 0 are of a cycle, and this is none.
         stay = {glob: 0 for glob, share in (pruner.layers or {}).items() if not share}
         refinement.sparsify(
-            pruner.initial_sparsity / share, Bounded(rule, stay, pruner.min_layer_density)
+            pruner.initial_sparsity / share, BoundedAllocation(rule, stay, pruner.min_layer_density)
         )
 
 

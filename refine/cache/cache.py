@@ -16,8 +16,8 @@ from refine.cache.coding import Marked, decoded, encoded, packed, unpacked
 from refine.cache.files import CUT, NETWORK, named, path_of
 from refine.records.files import written_whole
 from refine.regrowth.reference import Reference
-from refine.sparsity.highest import highest
 from refine.sparsity.masks import Masks
+from refine.sparsity.ranking import highest
 from refine.sparsity.shrink import Smaller
 
 

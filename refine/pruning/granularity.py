@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from refine.sparsity.layers import by_output, from_output, transposed
-from refine.sparsity.masks import prunable_names
+from refine.sparsity.layers import by_output, from_output, prunable_names, transposed
 from refine.sparsity.ranking import ends
 from refine.sparsity.topology import answers, attached, traced
 

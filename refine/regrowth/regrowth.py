@@ -22,8 +22,8 @@ from refine.regrowth.allocation import Candidates
 from refine.regrowth.reference import Denser, Reference
 from refine.regrowth.similarity import feature_similarity
 from refine.rng import stream
-from refine.sparsity.highest import highest
 from refine.sparsity.masks import Masks
+from refine.sparsity.ranking import highest
 from refine.sparsity.shrink import Smaller
 
 

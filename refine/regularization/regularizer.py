@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from refine.channels.verify import usable_groups
 from refine.regularization.penalties import Kind, bn_scale, group_norm, growing_reg, grown, l1, none
 from refine.regularization.weights import BATCH_NORM, Weights
-from refine.sparsity.masks import prunable_names
+from refine.sparsity.layers import prunable_names
 from refine.sparsity.shrink import Smaller
 
 # What was published for each, Network Slimming's also for l1.

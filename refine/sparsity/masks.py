@@ -7,30 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from refine.sparsity.hold import Hold
-from refine.sparsity.layers import by_output
+from refine.sparsity.layers import by_output, prunable_names
 from refine.sparsity.ranking import lowest, survivors
 from refine.sparsity.shrink import Smaller
-
-PRUNABLE_LAYERS = (
-    nn.Linear,
-    nn.Bilinear,
-    nn.modules.conv._ConvNd,
-    nn.MultiheadAttention,
-    nn.RNNBase,
-)
-
-
-def prunable_names(model: nn.Module) -> list[str]:
-    """Names of the weight tensors (two or more dimensions) of convolutions, linear, attention and
-    recurrent layers that train. Biases, norms and embeddings are never among them."""
-    owners = (module for module in model.modules() if isinstance(module, PRUNABLE_LAYERS))
-    weights = {
-        id(parameter)
-        for owner in owners
-        for name, parameter in owner.named_parameters(recurse=False)
-        if "weight" in name and parameter.dim() >= 2 and parameter.requires_grad
-    }
-    return [name for name, parameter in model.named_parameters() if id(parameter) in weights]
 
 
 class Masks(Mapping[str, Tensor]):
