@@ -18,7 +18,7 @@ from refine.records.rows import CycleRow, EpochRow
 from refine.tracking.csv import Csv
 
 log = logging.getLogger("refine")
-EXTRAS = ("tensorboard", "mlflow", "wandb")  # packages, each installed by the extra of the same name
+EXTRAS = ("tensorboard", "mlflow", "wandb")  # packages, each an extra of that name
 
 
 class Tracker(Protocol):

@@ -75,8 +75,8 @@ def test_every_number_has_one_name_and_epochs_and_cycles_share_none():
     assert epoch["loss/validation"] == 0.7
     assert epoch[f"layer_sparsity/{WEIGHT}"] == 0.5
     assert "accuracy/validation" not in epoch  # None
-    told = {name for name, value in asdict(epoch_row(3)).items() if value is not None}
-    assert len(epoch) == len(told - {"epoch"}) + 2
+    received = {name for name, value in asdict(epoch_row(3)).items() if value is not None}
+    assert len(epoch) == len(received - {"epoch"}) + 2
     cycle = numbers(cycle_row(3), {WEIGHT: 0.25})
     assert cycle["cycle/test_accuracy_after_replay"] == 0.6
     assert cycle[f"layer_sparsity_after_cycle/{WEIGHT}"] == 0.25
@@ -85,14 +85,14 @@ def test_every_number_has_one_name_and_epochs_and_cycles_share_none():
 
 def test_a_users_own_tracker_gets_what_its_signature_names(run, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
-        "told = []\n"
+        "received = []\n"
         "class Diary:\n"
         "    def __init__(self, directory, project, colour):\n"
-        "        told.append((directory, project, colour))\n"
+        "        received.append((directory, project, colour))\n"
         "    def row(self, row, sparsities):\n"
-        "        told.append((row, sparsities))\n"
+        "        received.append((row, sparsities))\n"
         "    def end(self, summary, figure_path):\n"
-        "        told.append((summary, figure_path.read_bytes()[:4]))\n"
+        "        received.append((summary, figure_path.read_bytes()[:4]))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)  # another test's
@@ -101,7 +101,7 @@ def test_a_users_own_tracker_gets_what_its_signature_names(run, tmp_path, monkey
     )
     import mine
 
-    (first, *rows, last) = mine.told
+    (first, *rows, last) = mine.received
     assert first == (done.directory, "tulips", "red")
     assert [row for row, _ in rows] == done.display.rows
     assert [shares[WEIGHT] for _, shares in rows] == [
@@ -152,13 +152,13 @@ def test_a_tracker_that_fails_is_not_called_again_and_the_run_continues(
     moment, run, tmp_path, monkeypatch, warned
 ):
     (tmp_path / "mine.py").write_text(
-        "asked = []\n"
+        "called = []\n"
         "class Failing:\n"
-        "    def __init__(self): self.ask('__init__')\n"
-        "    def row(self, row, sparsities): self.ask('row')\n"
-        "    def end(self, summary, figure_path): self.ask('end')\n"
-        "    def ask(self, moment):\n"
-        "        asked.append(moment)\n"
+        "    def __init__(self): self.note('__init__')\n"
+        "    def row(self, row, sparsities): self.note('row')\n"
+        "    def end(self, summary, figure_path): self.note('end')\n"
+        "    def note(self, moment):\n"
+        "        called.append(moment)\n"
         f"        if moment == {moment!r}: raise OSError('no server')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -167,7 +167,7 @@ def test_a_tracker_that_fails_is_not_called_again_and_the_run_continues(
     import mine
 
     assert (
-        mine.asked
+        mine.called
         == {
             "__init__": ["__init__"],
             "row": ["__init__", "row"],
@@ -263,8 +263,8 @@ def test_tensorboard_removes_what_is_measured_again(tmp_path, events):
     for epoch in (2, 3, 4):
         again.row(epoch_row(epoch, train_loss=10 * epoch), MASKS)
     found = events(tmp_path / "run")
-    told = [(event.step, event.value) for event in found.Scalars("loss/train")]
-    assert told == [(1, 1), (2, 20), (3, 30), (4, 40)]
+    received = [(event.step, event.value) for event in found.Scalars("loss/train")]
+    assert received == [(1, 1), (2, 20), (3, 30), (4, 40)]
     assert [event.step for event in found.Scalars("cycle/sparsity")] == [1]
 
 
@@ -372,23 +372,23 @@ def test_mlflow_resumes_the_run_that_was_begun(store, tmp_path, warned):
 @pytest.fixture
 def wandb(monkeypatch):
     """A stand-in for wandb that records its calls."""
-    told = SimpleNamespace(inits=[], logs=[], summary={}, ended=[], first=0)
-    told.run = SimpleNamespace(
+    received = SimpleNamespace(inits=[], logs=[], summary={}, ended=[], first=0)
+    received.run = SimpleNamespace(
         id="abc",
-        summary=told.summary,
-        log=lambda values, step: told.logs.append((step, values)),
-        finish=lambda exit_code: told.ended.append(exit_code),
+        summary=received.summary,
+        log=lambda values, step: received.logs.append((step, values)),
+        finish=lambda exit_code: received.ended.append(exit_code),
     )
 
     def init(**given):
-        told.inits.append(given)
-        told.run.starting_step = told.first
-        return told.run
+        received.inits.append(given)
+        received.run.starting_step = received.first
+        return received.run
 
     module = SimpleNamespace(init=init, Settings=dict, Image=lambda path: path)
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.delitem(sys.modules, "refine.tracking.wandb", raising=False)
-    yield told
+    yield received
     sys.modules.pop("refine.tracking.wandb", None)  # it has the stand-in
 
 
