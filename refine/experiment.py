@@ -30,7 +30,7 @@ from refine.records.rows import (
 from refine.refinement import RuntimeRefinement
 from refine.report.figure import draw_run
 from refine.report.stages import stages
-from refine.tracking.safe import Guarded
+from refine.tracking.safe import SafeTracker
 from refine.training.checkpoint import Checkpoints, Parts, save_model
 from refine.training.device import (
     Precision,
@@ -102,7 +102,7 @@ def run(
         earlier_seconds = state.get("seconds", 0.0) if state else 0.0
         if state:
             _restore_(parts, state, config)
-        tracker = Guarded(config, files.path, parts.position.epoch)
+        tracker = SafeTracker(config, files.path, parts.position.epoch)
         if again:
             files.begin_again([*parts.rows, *parts.episodes])
         files.describe(config, {"device": describe(device), "precision": precision.name})
