@@ -3,7 +3,7 @@
 The public functions are ``(data, tasks, seed) -> list[Data]``: the data set as a stream of that
 many tasks (None: the usual number), in the order in which they are learned. ``seed`` determines
 what is drawn at random. Each task is a Data with the classes of the whole, so that one head
-classifies the images of all tasks and is never told which task an image belongs to. ValueError if
+classifies the images of all tasks and is never told which task an image belongs to. FieldError if
 the data set cannot be divided so.
 
 ``Course`` says which task is trained on in which epoch.
@@ -18,6 +18,7 @@ import torch
 from refine.datasets import augmentation
 from refine.datasets.images import Images, Normalization
 from refine.datasets.prepare import Data
+from refine.errors import FieldError
 
 __all__ = ["classes", "none", "permuted"]
 
@@ -27,7 +28,8 @@ PERMUTED_TASKS = 5
 def none(data: Data, tasks: int | None, seed: int) -> list[Data]:
     """One task: the data as it is."""
     if tasks not in (None, 1):
-        raise ValueError(f"the data as it is is one task, not {tasks}; choose classes or permuted")
+        problem = f"the data as it is is one task, not {tasks}; choose classes or permuted"
+        raise FieldError("tasks", problem)
     return [data]
 
 
@@ -40,7 +42,7 @@ def classes(data: Data, tasks: int | None, seed: int) -> list[Data]:
     count = len(data.classes)
     tasks = (count + 1) // 2 if tasks is None else _at_least_one(tasks)
     if tasks > count:
-        raise ValueError(f"{count} classes are too few for {tasks} tasks")
+        raise FieldError("tasks", f"{count} classes are too few for {tasks} tasks")
     stream = []
     for labels in torch.arange(count).tensor_split(tasks):
         names = [data.classes[label] for label in labels]
@@ -60,7 +62,8 @@ def permuted(data: Data, tasks: int | None, seed: int) -> list[Data]:
     """
     tasks = PERMUTED_TASKS if tasks is None else _at_least_one(tasks)
     if data.augment is not augmentation.none:
-        raise ValueError("permuted pixels have no neighbours to shift or mirror; set augment=none")
+        problem = "permuted pixels have no neighbours to shift or mirror; set augment=none"
+        raise FieldError("augment", problem)
     _check_parts(data, data.classes)
     draw = torch.Generator().manual_seed(seed)
     _, height, width = data.image_shape
@@ -72,7 +75,7 @@ def permuted(data: Data, tasks: int | None, seed: int) -> list[Data]:
 class Course:
     """Which task is trained on in which epoch: one after the other, with as many epochs each.
 
-    Epochs count from 1, tasks from 0; a training step takes ``batch_size`` images. ValueError
+    Epochs count from 1, tasks from 0; a training step takes ``batch_size`` images. FieldError
     unless ``epochs`` divide evenly among the tasks.
     """
 
@@ -82,9 +85,8 @@ class Course:
 
     def __post_init__(self) -> None:
         if self.epochs % len(self.tasks):
-            raise ValueError(
-                f"trainer.epochs={self.epochs} must be a multiple of the {len(self.tasks)} tasks"
-            )
+            problem = f"{self.epochs} must be a multiple of the {len(self.tasks)} tasks"
+            raise FieldError("epochs", problem)
 
     @property
     def epochs_a_task(self) -> int:
@@ -114,6 +116,12 @@ class Course:
         return self.epochs_a_task * sum(lengths[:done]) + begun * sum(lengths[done:])
 
     @property
+    def example(self) -> torch.Tensor:
+        """Two images as the network is given them, (2, channels, height, width)."""
+        task = self.tasks[0]
+        return next(iter(task.plain(task.train[:2])))[0]
+
+    @property
     def total_steps(self) -> int:
         """Training steps of the whole course."""
         return self.steps_before(self.epochs + 1)
@@ -124,7 +132,7 @@ class Course:
 
 def _at_least_one(tasks: int) -> int:
     if tasks < 1:
-        raise ValueError(f"a stream has one task or more, not {tasks}")
+        raise FieldError("tasks", f"a stream has one task or more, not {tasks}")
     return tasks
 
 
@@ -146,9 +154,11 @@ def _in(images: Images, order: torch.Tensor) -> Images:
 
 
 def _check_parts(task: Data, names: list[str]) -> None:
-    """ValueError if the training, validation or test part has no image of these classes."""
+    """FieldError if the training, validation or test part has no image of these classes."""
     for part in ("train", "validation", "test"):
         images = getattr(task, part)
         if images is not None and not len(images):
             what = {"train": "training"}.get(part, part)
-            raise ValueError(f"there are no {what} images of the classes {', '.join(names)}")
+            field = "validation_size" if part == "validation" else "tasks"
+            problem = f"there are no {what} images of the classes {', '.join(names)}"
+            raise FieldError(field, problem)

@@ -146,16 +146,14 @@ class StatefulImportance(Protocol):
 
 
 class PlainImportance:
-    """Makes a plain function a StatefulImportance that remembers nothing.
+    """Makes a plain function a StatefulImportance that remembers nothing."""
 
-    Of an object that has some of the members itself, such as only ``observe``, these are used.
-    """
+    needs_steps = False
 
     def __init__(self, function: Importance):
         self.function = function
-        self.needs_steps = hasattr(function, "observe")
-        # inspect.signature tells of the function's own parameters, and those that a
-        # functools.partial has bound are seen too.
+        # inspect.signature shows the function's own parameters, those that a functools.partial has
+        # bound among them.
         self.__wrapped__ = function
         self.keywords = getattr(function, "keywords", {})
 
@@ -164,24 +162,17 @@ class PlainImportance:
         return self.function(*args, **kwargs)
 
     def observe(self, weights: Mapping[str, nn.Parameter], scale: Tensor | None = None) -> None:
-        """Nothing, for a plain function."""
-        self._own("observe", weights, scale)
+        """Nothing."""
 
     def begin_epoch(self) -> None:
-        """Nothing, for a plain function."""
-        self._own("begin_epoch")
+        """Nothing."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty, for a plain function."""
-        return self._own("state_dict") or {}
+        """Empty."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing, for a plain function."""
-        self._own("load_state_dict", state)
-
-    def _own(self, member: str, *given: Any) -> Any:
-        method = getattr(self.function, member, None)
-        return method(*given) if method is not None else None
+        """Nothing."""
 
 
 def as_importance(given: Importance | type[StatefulImportance]) -> StatefulImportance:

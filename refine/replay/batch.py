@@ -56,44 +56,30 @@ class ReplaySource(Protocol):
 
 class PlainReplay:
     """Makes a function ``(model, batches) -> iterator of batches`` a ReplaySource that keeps
-    nothing. Of an object that has ``batches`` and some of the other members, these are used."""
+    nothing."""
 
-    def __init__(self, given: Any):
-        self.function: ReplayBatches = getattr(given, "batches", given)
-        self._given = given
+    examples = 0
+    bytes = 0
 
-    @property
-    def examples(self) -> int:
-        """0, for a plain function."""
-        return getattr(self._given, "examples", 0)
-
-    @property
-    def bytes(self) -> int:
-        """0, for a plain function."""
-        return getattr(self._given, "bytes", 0)
+    def __init__(self, function: ReplayBatches):
+        self.function = function
 
     def batches(self, model: nn.Module, data: Iterable[Batch]) -> Iterator[Batch | Replayed]:
         """The function's batches."""
         return self.function(model, data)
 
     def keep(self, model: nn.Module, data: Iterable[Batch]) -> None:
-        """Nothing, for what knows no tasks."""
-        if hasattr(self._given, "begin_task"):
-            self._given.keep(model, data)
+        """Nothing."""
 
     def begin_task(self) -> None:
-        """Nothing, for a plain function."""
-        if hasattr(self._given, "begin_task"):
-            self._given.begin_task()
+        """Nothing."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty, for a plain function."""
-        return self._given.state_dict() if hasattr(self._given, "state_dict") else {}
+        """Empty."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing, for a plain function."""
-        if hasattr(self._given, "load_state_dict"):
-            self._given.load_state_dict(state)
+        """Nothing."""
 
 
 def as_replay(given: ReplaySource | ReplayBatches) -> ReplaySource:

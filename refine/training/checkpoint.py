@@ -45,6 +45,10 @@ class Recorded:
     rows: Rows = field(default_factory=list)
     episodes: list[EpisodeRow] = field(default_factory=list)
 
+    def take(self, other: "Recorded") -> None:
+        """Becomes equal to ``other``, in place."""
+        self.rows[:], self.episodes[:] = other.rows, other.episodes
+
 
 def state_of(trainer: Trainer, recorded: Recorded) -> dict[str, Any]:
     """All that changes while a run goes on, to be saved; not a copy."""

@@ -69,7 +69,7 @@ class LearningRate:
         return {"steps": self._steps, "recovery": self.recovery.state_dict()}
 
     def follow_(self, state: dict[str, Any]) -> None:
-        """Steps the scheduler to where ``state`` was, on the curve of this run, which may be longer."""
+        """Steps the scheduler to where ``state`` was, on the curve of this run."""
         for _ in range(state["steps"]):
             self._step()
 
