@@ -13,7 +13,8 @@ from refine.builders.consolidation import build_cache, build_distillation, build
 from refine.builders.model import build_model
 from refine.builders.recovery import build_learning_rate, build_rewind
 from refine.builders.refinement import begin_, build_refinement
-from refine.builders.training import build_schedule, build_stepper, check_schedule
+from refine.builders.schedule import build_schedule, check_schedule
+from refine.builders.training import build_stepper
 from refine.config.instantiate import function
 from refine.datasets.course import Course
 from refine.datasets.images import Loader
@@ -22,7 +23,6 @@ from refine.errors import SettingError
 from refine.records.rows import EpisodeRow
 from refine.replay import Replayed
 from refine.rng import stream
-from refine.schedule import Adaptive
 from refine.training.checkpoint import Parts
 from refine.training.device import Precision
 from refine.training.position import Position
@@ -99,6 +99,7 @@ def assembled(
         seed = stream(config.seed, "scoring", cycle)
         return task.sample(config.pruner.scoring_batches, batch_size, seed)
 
+    measured = getattr(schedule, "needs_validation", False)
     return {
         "stepper": stepper,
         "learning_rate": learning_rate,
@@ -109,7 +110,7 @@ def assembled(
         "batch_size": batch_size,
         "generator": generator,
         "scoring": scoring,
-        "tolerance": schedule.tolerance if isinstance(schedule, Adaptive) else None,
+        "tolerance": getattr(schedule, "tolerance", None) if measured else None,
         "position": position,
     }, Parts(
         stepper=stepper,

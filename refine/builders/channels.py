@@ -10,6 +10,7 @@ from refine.channels.groups import torch_pruning
 from refine.channels.plan import Structured
 from refine.config.fingerprint import TARGETS
 from refine.config.instantiate import function
+from refine.config.schedules import chosen
 from refine.datasets.course import Course
 from refine.errors import SettingError
 from refine.refinement import RuntimeRefinement
@@ -48,10 +49,8 @@ def _unit(config: DictConfig) -> str:
     pruner, schedule = config.pruner, config.schedule
     if pruner.target_speedup is not None or pruner.target_macs is not None:
         return "macs"
-    kind = schedule._target_.rpartition(".")[2]
-    by_sparsity = kind in ("Geometric", "Cubic", "Listed") or (
-        kind == "OneShot" and schedule.target_sparsity is not None
-    )
+    to_sparsity = getattr(chosen(config), "to_sparsity", False)
+    by_sparsity = to_sparsity or schedule.get("target_sparsity") is not None
     return "parameters" if pruner.target_parameters is not None or by_sparsity else "channels"
 
 

@@ -85,7 +85,8 @@ def _schedules() -> str:
         for key, entry in own.items():
             meanings.setdefault((key, _meaning(entry)), []).append(option)
             entries[key] = entry
-    for (key, meaning), with_it in meanings.items():
+    order = list(entries)
+    for (key, meaning), with_it in sorted(meanings.items(), key=lambda it: order.index(it[0][0])):
         several = [name for name, _ in meanings].count(key) > 1
         whose = f"of {', '.join(with_it)}: " if several else ""
         lines.append(_entry(f"schedule.{key}", whose + meaning, 36))
