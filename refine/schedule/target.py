@@ -28,5 +28,6 @@ class ToTarget:
             return None
         later = range(at + 1, self.length + 1)
         cycles = 1 + sum(self.schedule.due(other, surviving) is not None for other in later)
-        left = max(self.goal, ceil(surviving * (self.goal / surviving) ** (1 / cycles)))
+        factor: float = (self.goal / surviving) ** (1 / cycles)
+        left = max(self.goal, ceil(surviving * factor))
         return max(0.5, surviving - left - 0.5) / (surviving - 1)

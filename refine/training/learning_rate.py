@@ -1,21 +1,12 @@
 """What rate does the next training step have?"""
 
-from typing import Any, Protocol
+from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
 
 from refine.datasets.course import Course
 from refine.recovery import Recovery
-
-
-class Schedule(Protocol):
-    """What refine/schedule.py offers."""
-
-    by: str  # "epoch" or "step"
-    grows: bool  # says itself when weights grow back
-
-    def due(self, at: int, surviving: int) -> float | None:
-        """The share of the ``surviving`` weights to cut after the epoch or step, if any."""
+from refine.schedule import Schedule
 
 
 def next_due(schedule: Schedule, after: int, length: int, surviving: int) -> int | None:
