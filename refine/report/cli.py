@@ -15,10 +15,10 @@ PICTURES = (".png", ".pdf", ".svg")
 DESCRIPTION = """\
 Makes a table or a picture of runs from the files that refine-run left in their directories.
 
-Runs that differ in nothing but their seed are one group (device, output_dir, save_model and
-dataset.root do not count either). Of each group there are the number of runs n, mean, standard
-deviation and 95 % t interval of test accuracy and sparsity: after every number of cycles, at the
-last epoch before the next cycle, and at the end.
+Runs that differ only in their seed are one group (device, output_dir, save_model and dataset.root
+do not count either). For each group the table shows the number of runs n, and mean, standard
+deviation and 95 % t interval of test accuracy and sparsity: at the last epoch before each cycle, and
+at the end.
 """
 EXAMPLES = """\
 examples:
