@@ -1,1 +1,1 @@
-"""What does a deployment take of a run? Files of its network, smaller where nothing is lost."""
+"""Which files does a deployment need from a run, and how small can its network become?"""

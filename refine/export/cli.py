@@ -1,4 +1,4 @@
-"""The command ``refine-export``: what a deployment takes of a run."""
+"""The command ``refine-export``: writes the files that a deployment needs from a run."""
 
 import argparse
 import sys
@@ -10,27 +10,27 @@ from refine.export.options import DIRECTORY, FACTS_FILE, NAMES, Options
 from refine.process import run_command
 
 DESCRIPTION = """\
-Writes the network that a run left as files that can be deployed.
+Writes the network of a run as files that can be deployed.
 
-What a cut has left without effect is taken out first: channels of a masked network that do nothing,
-so that it becomes physically smaller and answers the same. Every file is read again and its answers
-to real test images are compared with those of the run's network; a table and export.json say how
-much they differ, and what was removed. Nothing of the run is changed.
+Channels of a masked network that do nothing are removed first: the network becomes physically
+smaller, and its outputs stay the same. Every file is read again, and its outputs for real test
+images are compared with those of the run's network. A table and export.json show how much they
+differ and what was removed. The files of the run are not changed.
 """
 EPILOG = """\
 formats:
-  safetensors   model.safetensors: all numbers, and which network they are of
-  sparse        model.safetensors.z: the same without its zeros, compressed
+  safetensors   model.safetensors: all tensors, and which network they are of
+  sparse        model.safetensors.z: the same without the zeros, compressed
   torch         model.pt2: a program of torch.export, batches of any size
   onnx          model.onnx: for ONNX Runtime and others, batches of any size
   int8          model.int8.onnx: 8-bit integers, calibrated on training images; with its accuracy
   2:4           model.2-4.safetensors: two of every four weights, in half precision; on a CUDA GPU
                 with semi-structured kernels only
-onnx and int8 need: pip install 'runtime-refinement[export]'. That dead channels are found needs:
-pip install 'runtime-refinement[structured]'.
+onnx and int8 need: pip install 'runtime-refinement[export]'. Finding channels that do nothing
+needs: pip install 'runtime-refinement[structured]'.
 
 examples:
-  refine-export results/runs/2026-01-31/12-00-00        what is usual, into RUN_DIR/export
+  refine-export results/runs/2026-01-31/12-00-00        the default formats, into RUN_DIR/export
   refine-export RUN_DIR --fold --format safetensors,onnx,int8
   refine-export RUN_DIR --to deploy --dataset-root ~/pictures
 
@@ -39,24 +39,24 @@ loading, in Python; nothing in the file is executed:
   model = refine.load_model("RUN_DIR/export/model.safetensors.z")
   logits = model(images)
 
-The images are floats (N, channels, height, width), from 0 to 1, normalised by what the file says:
+The images are floats (N, channels, height, width), from 0 to 1, normalised by the file's numbers:
   from refine.export.network_file import read
   _, about = read("RUN_DIR/export/model.safetensors.z")
   mean, deviation = (torch.tensor(n).view(-1, 1, 1) for n in (about.mean, about.deviation))
   images = (pictures / 255 - mean) / deviation          # about.classes names the logits
-ONNX files have the same as JSON in their metadata under "refine", model.pt2 as an extra file.
+ONNX files have these numbers as JSON in their metadata under "refine", model.pt2 as an extra file.
 
-A network of other code than refine's needs that code: load_model(path, network=MyNet()).
-The run's configuration can name code, which is run: export only runs of your own.
-Exit code: 0 done, 1 error, 2 options that do not fit together.
+For a network that is not one of refine.models, give one: load_model(path, network=MyNet()).
+The run's configuration can name any code, which is executed: export only runs that you trust.
+Exit code: 0 done, 1 error, 2 wrong options.
 """
 HEADER = ("file", "bytes", "of dense", "difference", "accuracy", "")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; its exit code."""
+    """Runs the command line and returns its exit code."""
     options = _options(argv)
-    sys.path.append(str(Path.cwd()))  # one's own models are found here, as by refine-run
+    sys.path.append(str(Path.cwd()))  # a user's own models are found here, as by refine-run
 
     def work() -> None:
         from refine.export.work import export  # only now: --help needs no torch
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     )
 
 
-def _options(argv: list[str] | None) -> Options:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="refine-export",
         usage="refine-export RUN_DIR [options]",
@@ -83,26 +83,30 @@ def _options(argv: list[str] | None) -> Options:
     parser.add_argument(
         "--format",
         metavar="NAMES",
-        help="which, separated by commas (default: safetensors, and sparse if at least half of "
+        help="formats, separated by commas (default: safetensors, and sparse if at least half of "
         "the parameters are 0)",
     )
     parser.add_argument(
-        "--to", metavar="DIR", type=Path, help=f"where to; default RUN_DIR/{DIRECTORY}"
+        "--to", metavar="DIR", type=Path, help=f"where to write; default RUN_DIR/{DIRECTORY}"
     )
     parser.add_argument(
         "--fold",
         action="store_true",
         help="fold batch norms into the convolution or linear layer before them",
     )
-    parser.add_argument(
-        "--keep-dead", action="store_true", help="leave channels in that do nothing"
-    )
+    parser.add_argument("--keep-dead", action="store_true", help="keep channels that do nothing")
     parser.add_argument(
         "--dataset-root",
         metavar="PATH",
-        help="where the run's data set is now; default: where it was",
+        help="where the run's data set is, if it has moved",
     )
-    parser.add_argument("--force", action="store_true", help="also over files that exist")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
+    return parser
+
+
+def _options(argv: list[str] | None) -> Options:
+    """The options, checked; exits with 2 if one is wrong."""
+    parser = _parser()
     given = parser.parse_args(argv)
     formats = None
     if given.format is not None:
@@ -117,8 +121,30 @@ def _options(argv: list[str] | None) -> Options:
 
 
 def _show(options: Options, facts: dict[str, Any]) -> None:
+    _show_files(facts["files"])
+    print(
+        f"\nof dense:    share of the dense network's file, {facts['dense_bytes']:,} bytes\n"
+        f"difference:  the greatest of any logit of {facts['compared_images']:,} test images from "
+        f"the run's network,\n"
+        f"             which is right on {facts['accuracy']:.2%} of {facts['test_images']:,} (fp32)"
+    )
+    for count, title in (("parameters", "parameters"), ("nonzero", "not 0"), ("macs", "MACs")):
+        stages = ", ".join(f"{stage} {costs[count]:,}" for stage, costs in facts["costs"].items())
+        print(f"{title + ':':<12} {stages}")
+    if channels := facts["removed_channels"]:
+        listed = ", ".join(f"{layer} {count}" for layer, count in channels.items())
+        print(f"removed:     {sum(channels.values()):,} dead channels ({_short(listed)})")
+    if facts["folded_norms"]:
+        names = ", ".join(facts["folded_norms"])
+        print(f"folded:      {len(facts['folded_norms'])} batch norms ({_short(names)})")
+    for note in facts["notes"]:
+        print(f"note:        {note}")
+    print(f"wrote {options.to} and in it {FACTS_FILE}")
+
+
+def _show_files(files: list[dict[str, Any]]) -> None:
     rows = [HEADER]
-    for file in facts["files"]:
+    for file in files:
         measured = file["accuracy"]
         rows.append(
             (
@@ -137,25 +163,6 @@ def _show(options: Options, facts: dict[str, Any]) -> None:
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
-    print(
-        f"\nof dense:    of the dense network's file, {facts['dense_bytes']:,} bytes\n"
-        f"difference:  the greatest of any logit of {facts['compared_images']:,} test images from "
-        f"the run's network,\n"
-        f"             which is right on {facts['accuracy']:.2%} of {facts['test_images']:,} (fp32)"
-    )
-    for kind, title in (("parameters", "parameters"), ("nonzero", "not 0"), ("macs", "MACs")):
-        stages = ", ".join(f"{stage} {costs[kind]:,}" for stage, costs in facts["costs"].items())
-        print(f"{title + ':':<12} {stages}")
-    channels = facts["removed_channels"]
-    if channels:
-        most = ", ".join(f"{root} {count}" for root, count in channels.items())
-        print(f"removed:     {sum(channels.values()):,} dead channels ({_short(most)})")
-    if facts["folded_norms"]:
-        names = ", ".join(facts["folded_norms"])
-        print(f"folded:      {len(facts['folded_norms'])} batch norms ({_short(names)})")
-    for note in facts["notes"]:
-        print(f"note:        {note}")
-    print(f"wrote {options.to} and in it {FACTS_FILE}")
 
 
 def _short(text: str) -> str:

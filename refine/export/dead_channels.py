@@ -1,6 +1,7 @@
 """Which channels of a masked network do nothing, and what is it without them?
 
-Three rules propose channels; that the outputs stay what they are is measured, not believed.
+Three rules propose channels. A proposal is accepted only if the outputs, measured without these
+channels, stay the same.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,28 +12,28 @@ import torch
 from torch import Tensor, fx, nn
 
 from refine.channels.groups import ChannelGroup, Graph, torch_pruning, without
-from refine.export.equality import Answers
+from refine.export.equality import ReferenceOutputs
+from refine.export.layers import BatchNorm, Convolution, batch_norm, values_of, weighted_layer
 from refine.sparsity.shrink import depthwise, smaller_
 from refine.sparsity.topology import attached, traced
 
 Trace = fx.Graph | None
-BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-class Alive(NamedTuple):
-    """``network``: the smaller copy; ``removed``: how many channels it lost, by the layer that made
-    them; ``note``: why none was looked for, if so."""
+class WithoutDead(NamedTuple):
+    """``network``: the smaller copy; ``removed``: how many channels it lost, by the layer whose
+    outputs they were; ``note``: why the search was not possible, if so."""
 
     network: nn.Module
     removed: dict[str, int]
     note: str = ""
 
 
-def alive_only(model: nn.Module, example: Tensor) -> Alive:
+def without_dead_channels(model: nn.Module, example: Tensor) -> WithoutDead:
     """A copy of ``model``, in evaluation mode, without the channels that do nothing.
 
-    example: inputs that it takes, (N, ...). Every group keeps at least one channel. What would
-    change the outputs, to the ``example`` or to random inputs, stays.
+    example: inputs of the network, (N, ...). Every group keeps at least one channel. A channel
+    stays if the outputs for the ``example`` or for random inputs would change without it.
     """
     network = deepcopy(model).eval()
     removed: dict[str, int] = {}
@@ -41,24 +42,24 @@ def alive_only(model: nn.Module, example: Tensor) -> Alive:
         groups = Graph(network, example).groups()
     except Exception as error:  # not installed, or a network that it cannot follow
         reason = " ".join(str(error).split())
-        return Alive(network, removed, f"no dead channels were looked for: {reason:.160}")
-    trace, answers = traced(network), Answers(model, example)
+        return WithoutDead(network, removed, f"no dead channels were looked for: {reason:.160}")
+    trace, reference = traced(network), ReferenceOutputs(model, example)
     refused: set[tuple[Rule, str]] = set()
     smaller = True
-    while smaller:  # without a channel, another one may be read by nobody
+    while smaller:  # once a channel is gone, nothing may read another one
         smaller = False
         for rule in RULES:
-            asked = [group for group in groups if (rule, group.root) not in refused]
-            proposed = {group.root: _proposed(rule, network, trace, group) for group in asked}
+            untried = [group for group in groups if (rule, group.root) not in refused]
+            proposed = {group.root: _proposed(rule, network, trace, group) for group in untried}
             proposed = {root: channels for root, channels in proposed.items() if channels}
-            gone = _harmless(network, groups, proposed, answers)
+            gone = _harmless(network, groups, proposed, reference)
             refused |= {(rule, root) for root in proposed if root not in gone}
             if gone:
                 smaller_(network, without(network, groups, gone))
                 groups, smaller = Graph(network, example).groups(), True
                 for root, channels in gone.items():
                     removed[root] = removed.get(root, 0) + len(channels)
-    return Alive(network, removed)
+    return WithoutDead(network, removed)
 
 
 def _proposed(rule: "Rule", network: nn.Module, trace: Trace, group: ChannelGroup) -> list[int]:
@@ -72,44 +73,44 @@ def _harmless(
     network: nn.Module,
     groups: Iterable[ChannelGroup],
     proposed: Mapping[str, list[int]],
-    answers: Answers,
+    reference: ReferenceOutputs,
 ) -> dict[str, list[int]]:
-    """The proposals without which the network answers the same: all, or those that pass one after
-    the other."""
+    """The proposals without which the outputs stay the same: all of them, or those that pass when
+    they are tried one after the other."""
 
     def passes(gone: Mapping[str, list[int]]) -> bool:
         copy = deepcopy(network)
         smaller_(copy, without(copy, groups, gone))
-        return answers.change(copy) <= answers.exact
+        return reference.change(copy) <= reference.exact
 
     if not proposed or passes(proposed):
         return dict(proposed)
-    kept: dict[str, list[int]] = {}
+    accepted: dict[str, list[int]] = {}
     for root, channels in proposed.items():
-        if len(proposed) > 1 and passes(kept | {root: channels}):
-            kept[root] = channels
-    return kept
+        if len(proposed) > 1 and passes(accepted | {root: channels}):
+            accepted[root] = channels
+    return accepted
 
 
 def silent(network: nn.Module, trace: Trace, group: ChannelGroup) -> Tensor:
-    """Channels that are 0 whatever the input is."""
-    return _constant(network, trace, group, lambda made: made == 0)
+    """Channels that are 0 for every input."""
+    return _constant(network, trace, group, lambda value: value == 0)
 
 
 def never_positive(network: nn.Module, trace: Trace, group: ChannelGroup) -> Tensor:
-    """Channels that are one number, at most 0, whatever the input is: nothing is left of them
-    where a ReLU follows, which the comparison of outputs finds out."""
-    return _constant(network, trace, group, lambda made: made <= 0)
+    """Channels that have one value, at most 0, for every input. A ReLU makes them 0; whether one
+    follows, the comparison of outputs finds out."""
+    return _constant(network, trace, group, lambda value: value <= 0)
 
 
 def unread(network: nn.Module, trace: Trace, group: ChannelGroup) -> Tensor:
     """Channels for which every layer that reads them has only weights of 0."""
-    dead = torch.full((group.width,), bool(group.readers) and not _mixed(network, group))
+    dead = torch.full((group.width,), bool(group.readers) and not _other_layers(network, group))
     for name in group.readers:
-        layer = network.get_submodule(name)
-        dimension = 1 - _made(layer)
-        zero = _greatest(layer.weight, dimension) == 0
-        dead &= _all(group, f"{name}.weight", dimension, zero)
+        layer = weighted_layer(network, name)
+        dimension = 1 - _output_dimension(layer)
+        zero = _largest(layer.weight, dimension) == 0
+        dead &= _everywhere(group, f"{name}.weight", dimension, zero)
     return dead
 
 
@@ -123,12 +124,12 @@ def _constant(
     group: ChannelGroup,
     wanted: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Channels that every layer makes as one number, a ``wanted`` one."""
-    if _mixed(network, group):
+    """Channels for which every layer that makes them gives one value, and a ``wanted`` one."""
+    if _other_layers(network, group):
         return torch.zeros(group.width, dtype=torch.bool)
-    producers = {name: network.get_submodule(name) for name in group.producers}
-    # A depthwise layer makes its input's channels anew: what came before it does not count.
-    last = {name: layer for name, layer in producers.items() if _depthwise(layer)} or producers
+    producers = {name: weighted_layer(network, name) for name in group.producers}
+    # A depthwise layer makes the channels anew: the layers before it do not count.
+    last = {name: layer for name, layer in producers.items() if _is_depthwise(layer)} or producers
     dead = torch.full((group.width,), bool(last))
     followed = set()
     for name, layer in producers.items():
@@ -136,34 +137,35 @@ def _constant(
         norms = paths - {name}
         followed |= norms
         if name in last:
-            made = _numbers(layer, [network.get_submodule(norm) for norm in norms])
-            dead &= _all(group, f"{name}.weight", _made(layer), wanted(made))
+            values = _constant_outputs(layer, [batch_norm(network, norm) for norm in norms])
+            dimension = _output_dimension(layer)
+            dead &= _everywhere(group, f"{name}.weight", dimension, wanted(values))
     for name in set(group.norms) - followed:
         norm = network.get_submodule(name)
         if isinstance(norm, BatchNorm):
-            dead &= _all(group, f"{name}.weight", 0, (norm.weight == 0) & (norm.bias == 0))
+            dead &= _everywhere(group, f"{name}.weight", 0, (norm.weight == 0) & (norm.bias == 0))
     return dead
 
 
-def _numbers(layer: nn.Module, norms: list[nn.Module]) -> Tensor:
-    """For each output of a layer, or of the batch norm that follows it, the number that it always
-    is; NaN where it varies."""
-    zero = _greatest(layer.weight, _made(layer)) == 0
+def _constant_outputs(layer: Convolution | nn.Linear, norms: list[BatchNorm]) -> Tensor:
+    """For each output of a layer, or of the batch norm after it, the value that it has for every
+    input; NaN where it varies."""
+    zero = _largest(layer.weight, _output_dimension(layer)) == 0
     bias = torch.zeros(len(zero)) if layer.bias is None else layer.bias.detach()
     made = torch.where(zero, bias, torch.nan)
     for norm in norms:
-        if norm.running_mean is None:  # it normalises by the batch
+        values = values_of(norm)
+        if values is None:
             return torch.full_like(made, torch.nan)
-        scale = torch.ones_like(made) if norm.weight is None else norm.weight.detach()
-        shift = torch.zeros_like(made) if norm.bias is None else norm.bias.detach()
-        normal = (made - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
-        made = torch.where(scale == 0, shift, normal * scale + shift)
+        normal = (made - values.mean) / (values.variance + values.epsilon).sqrt()
+        scaled = normal * values.scale + values.shift
+        made = torch.where(values.scale == 0, values.shift, scaled)
     return made
 
 
-def _all(group: ChannelGroup, tensor: str, dimension: int, flags: Tensor) -> Tensor:
-    """For each channel whether ``flags`` holds at all its indices in a tensor; no where it has
-    none there."""
+def _everywhere(group: ChannelGroup, tensor: str, dimension: int, flags: Tensor) -> Tensor:
+    """For each channel whether ``flags`` holds at all its indices along a tensor's dimension; False
+    for a channel that has no index there."""
     found = torch.zeros(group.width, dtype=torch.bool)
     for member in group.members:
         if member.tensor == tensor and member.dimension == dimension:
@@ -173,20 +175,21 @@ def _all(group: ChannelGroup, tensor: str, dimension: int, flags: Tensor) -> Ten
     return found
 
 
-def _mixed(network: nn.Module, group: ChannelGroup) -> bool:
-    """Whether something else than batch norms and PReLU works on the group's channels."""
+def _other_layers(network: nn.Module, group: ChannelGroup) -> bool:
+    """Whether layers other than batch norms and PReLU normalise the group's channels."""
     layers = dict(network.named_modules())
     return not all(isinstance(layers.get(n), BatchNorm | nn.PReLU) for n in group.norms)
 
 
-def _greatest(weight: Tensor, dimension: int) -> Tensor:
+def _largest(weight: Tensor, dimension: int) -> Tensor:
+    """The largest absolute weight at each index along a dimension."""
     return weight.detach().abs().movedim(dimension, 0).flatten(1).amax(1)
 
 
-def _made(layer: nn.Module) -> int:
+def _output_dimension(layer: nn.Module) -> int:
     """The dimension of a layer's weight that counts its outputs."""
     return int(getattr(layer, "transposed", False))
 
 
-def _depthwise(layer: nn.Module) -> bool:
+def _is_depthwise(layer: nn.Module) -> bool:
     return getattr(layer, "groups", 1) > 1 and depthwise(layer)

@@ -1,5 +1,6 @@
-"""What is exported, and against what is a file of it checked?"""
+"""What is exported, and against what is an exported file checked?"""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,16 +9,16 @@ from torch import Tensor, nn
 
 from refine.datasets.prepare import Data
 from refine.evaluation.accuracy import Score, accuracy
-from refine.export.network_file import Description
+from refine.export.description import Description
 
-CHECKED = 256  # real test images whose answers are compared
+CHECKED = 256  # real test images on which outputs are compared
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """``network``: what is written; ``before``: the network as the run left it; ``dense``: as it
-    was before training. All on the CPU, in evaluation mode; ``network`` lies in memory as other
-    programs expect it, channel after channel."""
+    """``network``: what is written; ``before``: the network as the run left it; ``dense``: the
+    untrained network. All are on the CPU, in evaluation mode. The tensors of ``network`` are
+    contiguous (NCHW), as other programs expect them."""
 
     network: nn.Module
     before: nn.Module
@@ -32,29 +33,33 @@ class Deployment:
         return torch.cat(parts).contiguous()
 
     @cached_property
-    def _answers(self) -> Tensor:
+    def _logits(self) -> Tensor:
         with torch.no_grad():
             return self.before(self.images)
 
-    def difference(self, answers: Tensor) -> float:
-        """The greatest difference of ``answers`` to ``images`` from the run's network's."""
-        return float((answers - self._answers).abs().max())
+    def of_other_code(self) -> nn.Module | None:
+        """For ``load_model``: a copy of the untrained network if refine.models has no such one."""
+        return deepcopy(self.dense) if self.description.function is None else None
+
+    def difference(self, logits: Tensor) -> float:
+        """The greatest difference of ``logits`` for ``images`` from those of the run's network."""
+        return float((logits - self._logits).abs().max())
 
     @cached_property
     def accuracy(self) -> float:
-        """Of the run's network, in single precision, on all test images."""
+        """The accuracy of the run's network, in single precision, on all test images."""
         return self.score(self.before).accuracy
 
     def score(self, network: nn.Module) -> Score:
-        """Of any network, or what answers like one, on all test images."""
+        """Accuracy and loss of any network on all test images."""
         return accuracy(network, self.data.plain(self.data.test))
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file. difference: the greatest one of its answers to real test images from those of the
-    run's network; accuracy: on all test images, where it was measured; how: in words, how it was
-    made and checked."""
+    """A file that was written. difference: the greatest difference of its logits for real test
+    images from those of the run's network. accuracy: on all test images, where it was measured.
+    how: a phrase that says how the file was made and checked."""
 
     file: str
     bytes: int

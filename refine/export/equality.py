@@ -1,19 +1,18 @@
-"""Does a network that was rebuilt answer as before?"""
+"""Does a rebuilt network give the same outputs as before?"""
 
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
-SPREAD = 2.0  # deviations of random inputs: wider than normalised images are
+SPREAD = 2.0  # standard deviation of random inputs: wider than normalised images are
 
 
-class Answers:
-    """What ``model`` answers to ``example`` (N, ...) and to random inputs of that shape, in double
-    precision, so that any difference is one of meaning and not of rounding.
+class ReferenceOutputs:
+    """The outputs of ``model`` for ``example`` (N, ...) and for random inputs of that shape.
 
-    exact: the greatest ``change`` that is rounding alone. A network whose code insists on single
-    precision is asked in that.
+    They are in double precision, so that a difference is not one of rounding. A network whose code
+    insists on single precision is run in that. exact: the greatest ``change`` that can be rounding.
     """
 
     def __init__(self, model: nn.Module, example: Tensor):
@@ -32,14 +31,14 @@ class Answers:
         return deepcopy(model).eval().to(self._dtype)(self._inputs.to(self._dtype))
 
     def change(self, other: nn.Module) -> float:
-        """The greatest difference of the answers of ``other``, as a share of the greatest answer;
-        infinite if it cannot answer."""
+        """The greatest difference of the outputs of ``other``, as a share of the greatest output;
+        infinite if it fails or its outputs are not numbers."""
         try:
             found = self._of(other)
-        except Exception:  # the network's own code, with widths it may not know
+        except Exception:  # the network's own code may not work with other widths
             return float("inf")
         if found.shape != self._known.shape:
             return float("inf")
         scale = float(self._known.abs().max()) or 1.0
         change = float((found - self._known).abs().max()) / scale
-        return change if change == change else float("inf")  # not a number is no equality
+        return change if change == change else float("inf")  # NaN is unequal to itself

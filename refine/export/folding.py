@@ -1,7 +1,8 @@
 """Which batch norms can be folded into the layer before them, and what is the network then?
 
-In evaluation mode a batch norm is a factor and an offset for each channel, which the convolution
-or linear layer that alone feeds it can do itself.
+In evaluation mode a batch norm is a factor and an offset for each channel. The convolution or
+linear layer before it can apply both, if no other layer feeds the norm and nothing else reads that
+layer.
 """
 
 from collections import Counter
@@ -10,19 +11,27 @@ from copy import deepcopy
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from refine.export.equality import Answers
-from refine.export.network_file import fold_away_
+from refine.export.equality import ReferenceOutputs
+from refine.export.layers import (
+    BatchNorm,
+    Convolution,
+    NormValues,
+    batch_norm,
+    values_of,
+    weighted_layer,
+)
+from refine.export.rebuild import remove_norms_
 from refine.sparsity.topology import traced
 
 TOLERANCE = 1e-4  # of the outputs' scale; the folded weights are rounded once more
 
 
 class Folded(NamedTuple):
-    """``network``: the copy; ``norms``: those that are gone, each with the layer that does their
-    work; ``note``: why none is, if so."""
+    """``network``: the copy; ``norms``: those that were folded, each with the layer that does their
+    work; ``note``: why there are none, if so."""
 
     network: nn.Module
     norms: dict[str, str]
@@ -30,72 +39,78 @@ class Folded(NamedTuple):
 
 
 def folded(model: nn.Module, example: Tensor) -> Folded:
-    """A copy of ``model``, in evaluation mode, with its batch norms folded where that changes
-    nothing. example: inputs that it takes, (N, ...)."""
-    pairs = _pairs(model)
-    if pairs is None:
+    """A copy of ``model``, in evaluation mode, with its batch norms folded where that does not
+    change the outputs. example: inputs of the network, (N, ...)."""
+    candidates = _candidates(model)
+    if candidates is None:
         return Folded(deepcopy(model).eval(), {}, "no norm is folded: torch.fx cannot follow it")
-    answers = Answers(model, example)
-    network = _with(model, pairs)
-    if answers.change(network) <= TOLERANCE:
-        return Folded(network, pairs)
-    done: dict[str, str] = {}
-    for norm, layer in pairs.items():
-        if answers.change(_with(model, done | {norm: layer})) <= TOLERANCE:
-            done[norm] = layer
-    return Folded(_with(model, done), done)
+    reference = ReferenceOutputs(model, example)
+    network = _with_folded(model, candidates)
+    if reference.change(network) <= TOLERANCE:
+        return Folded(network, candidates)
+    accepted: dict[str, str] = {}
+    for norm, layer in candidates.items():
+        if reference.change(_with_folded(model, accepted | {norm: layer})) <= TOLERANCE:
+            accepted[norm] = layer
+    return Folded(_with_folded(model, accepted), accepted)
 
 
-def _pairs(model: nn.Module) -> dict[str, str] | None:
-    """Batch norms that only one layer feeds, each with that layer, which feeds nothing else."""
+def _candidates(model: nn.Module) -> dict[str, str] | None:
+    """Batch norms that one layer alone feeds, each with that layer, which feeds nothing else; None
+    if torch.fx cannot follow the network."""
     graph = traced(model)
     if graph is None:
         return None
     layers = dict(model.named_modules(remove_duplicate=False))
-    calls = [node for node in graph.nodes if node.op == "call_module"]
-    times = Counter(layers[node.target] for node in calls)
+    calls = {node: str(node.target) for node in graph.nodes if node.op == "call_module"}
+    times = Counter(layers[name] for name in calls.values())
     owners = Counter(
         id(weight) for layer in model.modules() for weight in layer._parameters.values()
     )
-    taken = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    read_directly = {
+        str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"
+    }
     found = {}
-    for node in calls:
+    for node, name in calls.items():
         before = node.args[0] if node.args else None
-        if before not in calls or len(before.users) > 1:
+        if not isinstance(before, fx.Node) or before not in calls or len(before.users) > 1:
             continue
-        norm, layer = layers[node.target], layers[before.target]
+        path = calls[before]
+        norm, layer = layers[name], layers[path]
         once = times[norm] == times[layer] == owners[id(getattr(layer, "weight", None))] == 1
-        if once and before.target not in taken and _fits(norm, layer):
-            found[node.target] = before.target
+        if once and path not in read_directly and _can_fold(norm, layer):
+            found[name] = path
     return found
 
 
-def _fits(norm: nn.Module, layer: nn.Module) -> bool:
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
+def _can_fold(norm: nn.Module, layer: nn.Module) -> bool:
+    if not isinstance(norm, BatchNorm) or values_of(norm) is None:
         return False
-    if isinstance(layer, nn.modules.conv._ConvNd):
+    if isinstance(layer, Convolution):
         return not (layer.transposed and layer.groups > 1)  # torch folds those into other channels
     return isinstance(layer, nn.Linear)
 
 
 @torch.no_grad()
-def _with(model: nn.Module, pairs: Mapping[str, str]) -> nn.Module:
-    """A copy of ``model`` with these norms folded."""
+def _with_folded(model: nn.Module, pairs: Mapping[str, str]) -> nn.Module:
+    """A copy of ``model``, in evaluation mode, with these norms folded into their layers."""
     network = deepcopy(model).eval()
     for name, path in pairs.items():
-        norm, layer = network.get_submodule(name), network.get_submodule(path)
-        scale = torch.ones_like(norm.running_mean) if norm.weight is None else norm.weight
-        shift = torch.zeros_like(norm.running_mean) if norm.bias is None else norm.bias
-        moments = norm.running_mean.double(), norm.running_var.double(), norm.eps
-        factors = scale.double(), shift.double()
-        bias = None if layer.bias is None else layer.bias.double()
-        if isinstance(layer, nn.Linear):
-            parts = fuse_linear_bn_weights(layer.weight.double(), bias, *moments, *factors)
-        else:
-            parts = fuse_conv_bn_weights(
-                layer.weight.double(), bias, *moments, *factors, layer.transposed
-            )
-        fold_away_(network, name, path)
-        layer.weight.copy_(parts[0])
-        layer.bias.copy_(parts[1])
+        values, layer = values_of(batch_norm(network, name)), weighted_layer(network, path)
+        assert values is not None  # or it would not be a candidate
+        weight, bias = _fused(layer, values)
+        remove_norms_(network, {name: path})
+        assert layer.bias is not None  # it has one since the norm is removed
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
     return network
+
+
+def _fused(layer: Convolution | nn.Linear, values: NormValues) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer that also does the work of a norm, in double precision."""
+    moments = values.mean.double(), values.variance.double(), values.epsilon
+    factors = values.scale.double(), values.shift.double()
+    bias = None if layer.bias is None else layer.bias.double()
+    if isinstance(layer, nn.Linear):
+        return fuse_linear_bn_weights(layer.weight.double(), bias, *moments, *factors)
+    return fuse_conv_bn_weights(layer.weight.double(), bias, *moments, *factors, layer.transposed)

@@ -1,7 +1,7 @@
-"""Which files can a network leave as, without any other library than torch?
+"""Which files can be written of a network with no other library than torch?
 
 Each format is a function ``(directory, deployment) -> Written`` that writes one file, whole or not
-at all, and checks it by reading it again. Those of ONNX are in refine/export/onnx_files.py.
+at all, and checks it by reading it again. ONNX files are in refine/export/onnx_files.py.
 """
 
 import io
@@ -9,46 +9,46 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from copy import deepcopy
 from pathlib import Path
 
 import torch
 
 from refine.export.deployment import Deployment, Written
-from refine.export.network_file import KEY, SPARSE_ENDING, as_text, load_model, write
+from refine.export.description import KEY, as_text
+from refine.export.network_file import SPARSE_ENDING, load_model, write
 from refine.records.files import written_whole
 
 BATCH = torch.export.Dim("batch")
 
 
 def safetensors(directory: Path, deployment: Deployment) -> Written:
-    """All numbers as they are; ``refine.load_model`` reads it."""
+    """Writes all tensors as they are; ``refine.load_model`` reads the file."""
     return _tensors(directory / "model.safetensors", deployment, sparse=False)
 
 
 def sparse(directory: Path, deployment: Deployment) -> Written:
-    """The same without its zeros, compressed."""
+    """Writes the tensors without their zeros, compressed; ``refine.load_model`` reads the file."""
     return _tensors(directory / f"model{SPARSE_ENDING}", deployment, sparse=True)
 
 
 def _tensors(path: Path, deployment: Deployment, *, sparse: bool) -> Written:
     write(path, deployment.network, deployment.description, sparse=sparse)
-    ours = deployment.description.function is not None
-    network = load_model(path, None if ours else deepcopy(deployment.dense))
+    network = load_model(path, deployment.of_other_code())
     with torch.no_grad():
         difference = deployment.difference(network(deployment.images))
     return Written(path.name, path.stat().st_size, difference, "read by refine.load_model")
 
 
 def torch_export(directory: Path, deployment: Deployment) -> Written:
-    """A program of torch.export, for batches of any size, that needs no code of the network's."""
+    """Writes a program of torch.export, for batches of any size, that needs none of the network's
+    code."""
     path = directory / "model.pt2"
-    example = torch.zeros_like(deployment.images[:2])  # the file keeps it: none of the data set
+    example = torch.zeros_like(deployment.images[:2])  # no test images: the file keeps them
     with quiet():
         program = torch.export.export(deployment.network, (example,), dynamic_shapes=({0: BATCH},))
         for module in program.graph_module.modules():
             for node in getattr(getattr(module, "graph", None), "nodes", ()):
-                node.meta.pop("stack_trace", None)  # lines and places of source code
+                node.meta.pop("stack_trace", None)  # source code, with its paths
         content = io.BytesIO()
         torch.export.save(program, content, extra_files={KEY: as_text(deployment.description)})
         with written_whole(path) as part:
@@ -61,7 +61,7 @@ def torch_export(directory: Path, deployment: Deployment) -> Written:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Exporters tell of their own affairs on every channel; what fails they raise."""
+    """Silences the log, the warnings and the output of exporters; their errors are exceptions."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

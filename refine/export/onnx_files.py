@@ -1,6 +1,6 @@
 """How does a network become an ONNX file, in single precision and in 8-bit integers?
 
-The extra ``export`` brings what this needs; both formats are checked with ONNX Runtime.
+The extra ``export`` installs what this needs. Both files are checked with ONNX Runtime.
 """
 
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from refine.datasets.images import Images
 from refine.evaluation.accuracy import Score, accuracy
 from refine.export.deployment import Deployment, Written
+from refine.export.description import KEY, as_text
 from refine.export.formats import BATCH, quiet
-from refine.export.network_file import KEY, as_text
 from refine.records.files import written_whole
 
 INPUT, OUTPUT = "images", "logits"
-# Of images of 32x32; larger ones are fewer, as the calibration keeps every layer's outputs.
+# Images of 32x32; fewer of larger ones, as the calibration keeps the outputs of every layer.
 CALIBRATED = 200
-TOGETHER = 25  # images a batch of calibration
-JUDGED = 2000  # training images, if there are no validation images
+TOGETHER = 25  # images per batch of calibration
+JUDGED = 2000  # training images to choose the method by, if there are no validation images
 METHODS = ("MinMax", "Percentile")
 
 
 class Session(nn.Module):
-    """A file of ONNX that answers like a network."""
+    """An ONNX file that is called like a network."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -46,18 +46,18 @@ class Session(nn.Module):
 
 
 def onnx(directory: Path, deployment: Deployment) -> Written:
-    """In single precision, for batches of any size."""
+    """Writes the network in single precision, for batches of any size."""
     path = directory / "model.onnx"
     with written_whole(path) as part:
-        part.write_bytes(_content(deployment))
+        part.write_bytes(_onnx_bytes(deployment))
     difference = deployment.difference(Session(path)(deployment.images))
     return Written(path.name, path.stat().st_size, difference, "run by ONNX Runtime")
 
 
 def int8(directory: Path, deployment: Deployment) -> Written:
-    """In 8-bit integers (QDQ, a scale for each channel), weights in the 7 bits that every processor
-    multiplies exactly, calibrated on training images; the calibration method is chosen on
-    validation or further training images."""
+    """Writes the network in 8-bit integers (QDQ, a scale for each channel). Weights have 7 bits,
+    which every processor multiplies exactly. The ranges are calibrated on training images; the
+    calibration method is chosen on validation images or on further training images."""
     path = directory / "model.int8.onnx"
     with TemporaryDirectory() as place:
         files = _quantized(Path(place), deployment)
@@ -80,7 +80,7 @@ def int8(directory: Path, deployment: Deployment) -> Written:
     )
 
 
-def _content(deployment: Deployment) -> bytes:
+def _onnx_bytes(deployment: Deployment) -> bytes:
     with quiet():
         program = torch.onnx.export(
             deployment.network,
@@ -91,17 +91,18 @@ def _content(deployment: Deployment) -> bytes:
             input_names=[INPUT],
             output_names=[OUTPUT],
         )
+    assert program is not None  # with dynamo=True it never is
     model = program.model_proto
     parts = (model.graph.node, model.graph.value_info, model.graph.initializer, model.graph.input)
     for part in (entry for entries in (*parts, model.graph.output) for entry in entries):
-        del part.metadata_props[:]  # lines and places of source code
+        del part.metadata_props[:]  # source code, with its paths
     del model.metadata_props[:]
     model.metadata_props.add(key=KEY, value=as_text(deployment.description))
     return model.SerializeToString()
 
 
 def _quantized(place: Path, deployment: Deployment) -> dict[str, Path]:
-    """Files of each calibration method."""
+    """A file for each calibration method."""
     from onnxruntime.quantization import (
         CalibrationMethod,
         QuantFormat,
@@ -111,7 +112,7 @@ def _quantized(place: Path, deployment: Deployment) -> dict[str, Path]:
     )
 
     whole, prepared = place / "whole.onnx", place / "prepared.onnx"
-    whole.write_bytes(_content(deployment))
+    whole.write_bytes(_onnx_bytes(deployment))
     files = {method: place / f"{method}.onnx" for method in METHODS}
     with quiet():
         shape_inference.quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
@@ -135,7 +136,7 @@ def _quantized(place: Path, deployment: Deployment) -> dict[str, Path]:
 
 
 class _Reader:
-    """Hands out training images, as ONNX Runtime's CalibrationDataReader does."""
+    """Gives training images to ONNX Runtime, like its CalibrationDataReader."""
 
     def __init__(self, deployment: Deployment):
         self._batches = self._all(deployment)
@@ -145,7 +146,7 @@ class _Reader:
         size = min(TOGETHER, len(chosen))
         for images, _ in deployment.data.plain(chosen[: len(chosen) // size * size]):
             for part in images.contiguous().split(size):
-                if len(part) == size:  # percentiles are of batches of one size
+                if len(part) == size:  # percentiles need batches of one size
                     yield {INPUT: part.numpy()}
 
     def get_next(self) -> dict[str, Any] | None:
@@ -154,11 +155,13 @@ class _Reader:
 
 
 def _calibrated(deployment: Deployment) -> int:
+    """How many training images the calibration uses."""
     _, height, width = deployment.data.image_shape
     return max(16, min(CALIBRATED, CALIBRATED * 32 * 32 // (height * width)))
 
 
 def _judged(deployment: Deployment) -> tuple[str, Images]:
+    """What the images are that the calibration method is chosen on, and the images."""
     data = deployment.data
     if data.validation is not None:
         return "validation", data.validation
@@ -167,6 +170,5 @@ def _judged(deployment: Deployment) -> tuple[str, Images]:
 
 
 def _distance(score: Score, wanted: Score) -> tuple[float, float]:
-    """How far a network is from the one it is made of: by accuracy, and by loss if that is the
-    same."""
+    """How far a network is from the original: by accuracy, and where that is equal by loss."""
     return abs(score.accuracy - wanted.accuracy), abs(score.loss - wanted.loss)

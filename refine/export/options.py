@@ -1,4 +1,4 @@
-"""What can be asked of an export?"""
+"""Which options does an export have?"""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,8 +1,8 @@
 """How is a network with two zeros in every four weights packed for the GPUs that skip them?
 
-In half precision, of every four weights the two that may be nonzero and where they are: 9/16 of
-the bytes. That is the pattern and not any kernel's layout, which differs from GPU to GPU; torch
-makes that when the file is loaded.
+The file has, in half precision, the two of every four weights that may be nonzero, and their
+places: 9/16 of the bytes. It has no kernel's layout, as that differs from GPU to GPU; torch makes
+the layout when the file is loaded.
 """
 
 from copy import deepcopy
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from refine.errors import NetworkError, SettingError
 from refine.export.deployment import Deployment, Written
-from refine.export.network_file import KEY, as_text, read, rebuilt
+from refine.export.description import KEY, as_text
+from refine.export.network_file import read
+from refine.export.rebuild import rebuild
 from refine.records.files import written_whole
 
 KEPT, PLACES = "two_of_four/", "places/"
@@ -27,7 +29,8 @@ def usable() -> bool:
 
 
 def two_of_four(directory: Path, deployment: Deployment) -> Written:
-    """``load_packed`` reads it; checked on the GPU. SettingError if no layer has the pattern."""
+    """Writes the packed file and checks it on the GPU; ``load_packed`` reads it. SettingError if no
+    layer has the pattern."""
     names = fitting(deployment.network)
     if not names:
         raise SettingError(
@@ -43,12 +46,11 @@ def two_of_four(directory: Path, deployment: Deployment) -> Written:
         tensors |= {KEPT + name: values, PLACES + name: places}
     with written_whole(path) as part:
         part.write_bytes(safetensors.torch.save(tensors, {KEY: as_text(deployment.description)}))
-    ours = deployment.description.function is not None
-    network = load_packed(path, None if ours else deepcopy(deployment.dense))
+    network = load_packed(path, deployment.of_other_code())
     with torch.no_grad():
-        answers = network(deployment.images.cuda().half()).float().cpu()
+        logits = network(deployment.images.cuda().half()).float().cpu()
     how = f"half precision on the GPU, {len(names)} layers packed"
-    return Written(path.name, path.stat().st_size, deployment.difference(answers), how)
+    return Written(path.name, path.stat().st_size, deployment.difference(logits), how)
 
 
 def load_packed(path: Path | str, network: nn.Module | None = None) -> nn.Module:
@@ -61,16 +63,18 @@ def load_packed(path: Path | str, network: nn.Module | None = None) -> nn.Module
             tensors[name] = unpacked(tensors.pop(KEPT + name), tensors.pop(PLACES + name))
     except (KeyError, ValueError, RuntimeError) as error:
         raise NetworkError(f"{path} is damaged: {error!s:.80}") from None
-    model = rebuilt(path, tensors, description, network).half().cuda()
+    model = rebuild(path, tensors, description, network).half().cuda()
     for name in names:
+        weight = model.get_parameter(name).detach().contiguous()
+        sparse = torch.sparse.to_sparse_semi_structured(weight)
         layer = model.get_submodule(name.rpartition(".")[0])
-        sparse = torch.sparse.to_sparse_semi_structured(layer.weight.detach().contiguous())
         layer.weight = nn.Parameter(sparse, requires_grad=False)
     return model
 
 
 def fitting(network: nn.Module) -> list[str]:
-    """The weights of linear layers that have the pattern, in a shape that the kernels take."""
+    """The names of the weights of linear layers that have the pattern, in a shape that the kernels
+    take."""
     found = []
     for name, layer in network.named_modules():
         if not isinstance(layer, nn.Linear):
@@ -84,10 +88,10 @@ def fitting(network: nn.Module) -> list[str]:
 
 
 def packed(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Of (rows, columns) with the pattern the values (rows, columns / 2), and their places, two of
-    2 bits each in every half byte, as bytes (rows, columns / 8)."""
+    """The values (rows, columns / 2) of a weight (rows, columns) with the pattern, and their places
+    as bytes (rows, columns / 8): half a byte holds two places of 2 bits each."""
     fours = weight.reshape(-1, 4)
-    # Where fewer than two are nonzero, the first of the zeros fill up.
+    # Where fewer than two are nonzero, the first zeros are taken too.
     order = (fours != 0).int().sort(dim=1, descending=True, stable=True).indices
     places = order[:, :2].sort(dim=1).values
     halves = (places[:, 0] | places[:, 1] << 2).reshape(-1, 2)
@@ -97,7 +101,7 @@ def packed(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unpacked(values: Tensor, codes: Tensor) -> Tensor:
-    """What ``packed`` was given; ValueError if both do not fit together."""
+    """The weight that ``packed`` was given; ValueError if values and places do not match."""
     if values.dim() != 2 or values.numel() != 4 * codes.numel():
         raise ValueError("its values and their places are not of one tensor")
     codes = codes.reshape(-1, 1).long()

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import refine.models as models
@@ -15,16 +15,18 @@ from refine.builders.model import arguments_of
 from refine.config import RunConfig, typed
 from refine.datasets.prepare import Data
 from refine.errors import NetworkError
-from refine.export.network_file import Description, fit_, read
+from refine.export.description import Description
+from refine.export.network_file import read
+from refine.export.rebuild import load_tensors_
 from refine.records.rows import CONFIG_FILE, MODEL_FILE
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's network and data. NetworkError where the run has left none.
+    """A run's network and data. NetworkError if the run has left no network.
 
-    directory: the run's. data_root: where its data set is now, if not where it was. Its
-    configuration names code, which is run: only for runs of one's own.
+    directory: the run's. data_root: where its data set is now, if it has moved. The run's
+    configuration can name any code, which is executed: use this only for runs that you trust.
     """
 
     directory: Path
@@ -35,10 +37,12 @@ class Trained:
         """The run's configuration."""
         path = self.directory / CONFIG_FILE
         if not path.is_file():
-            there = "is no run's directory" if self.directory.is_dir() else "does not exist"
+            there = "is not a run's directory" if self.directory.is_dir() else "does not exist"
             raise NetworkError(f"{self.directory} {there}: there is no {CONFIG_FILE}")
         try:
             config = OmegaConf.load(path)
+            if not isinstance(config, DictConfig):
+                raise ValueError("it is not a table")
             if self.data_root is not None:
                 config.dataset.root = self.data_root
             return typed(config)  # what older runs lack has its default
@@ -48,11 +52,11 @@ class Trained:
 
     @cached_property
     def data(self) -> Data:
-        """Its images, on the CPU: the same for training, validation and test as in the run."""
+        """The run's own training, validation and test images, on the CPU."""
         return build_data(self.config.dataset, self.config.seed, torch.device("cpu"))
 
     def untrained(self) -> nn.Module:
-        """The network as it was built, dense, on the CPU, in evaluation mode."""
+        """The dense network before training, on the CPU, in evaluation mode."""
         torch.manual_seed(self.config.seed)
         return build_model(self.config.model, self.data, torch.device("cpu")).eval()
 
@@ -66,15 +70,20 @@ class Trained:
         tensors, _ = read(path)
         network = self.untrained()
         try:
-            fit_(network, tensors)
+            load_tensors_(network, tensors)
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise NetworkError(f"{path} is of another network: {reason:.160}") from None
         return network.eval()
 
     def description(self) -> Description:
+<<<<<<< HEAD
         """What a file says of it."""
         target, data = self.config.model["_target_"], self.data
+=======
+        """What a file of the network says about it."""
+        target, data = self.config.model._target_, self.data
+>>>>>>> deploy
         name = target.rpartition(".")[2]
         ours = getattr(models, name, None) is not None and target == f"refine.models.{name}"
         arguments: dict[str, Any] = arguments_of(self.config.model, data) if ours else {}

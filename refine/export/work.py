@@ -1,9 +1,9 @@
-"""What does exporting a run write, and what is there to say of it?"""
+"""Which files does the export of a run write, and what does it report?"""
 
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from refine.errors import NetworkError, SettingError
 from refine.evaluation.cost import macs, nonzero, parameters
 from refine.export import formats, onnx_files, semi_structured
-from refine.export.dead_channels import alive_only
+from refine.export.dead_channels import without_dead_channels
 from refine.export.deployment import Deployment, Written
 from refine.export.folding import folded
 from refine.export.network_file import content_of
@@ -22,13 +22,13 @@ from refine.export.trained import Trained
 from refine.records.files import write_text
 
 EXTRA = "pip install 'runtime-refinement[export]'"
-HALF = 0.5  # share of zeros from which the file without them is written unasked
-EXAMPLES = 8  # images that show torch-pruning which channels go together
+HALF = 0.5  # share of zeros from which the sparse file is among the default formats
+EXAMPLES = 8  # images from which torch-pruning finds the channels that belong together
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a format is written, its file's name, and the libraries that it takes."""
+    """``write``: writes the file; ``file``: its name; ``needs``: the libraries for it."""
 
     write: Callable[[Path, Deployment], Written]
     file: str
@@ -47,27 +47,20 @@ FORMATS = {
 
 
 def export(options: Options) -> dict[str, Any]:
-    """Writes the files and ``export.json``; what that holds. NetworkError, SettingError or OSError
-    says why not."""
-    _check(options.formats or ())
+    """Writes the files and ``export.json``, and returns what that holds. NetworkError, SettingError
+    or OSError says what prevents it."""
+    _check_formats(options.formats or ())
     trained = Trained(options.run, options.dataset_root)
     try:
         deployment, changes = _deployment(trained, options)
     except OmegaConfBaseException as error:
         reason = " ".join(str(error).split())
         raise NetworkError(f"{options.run}: its config.yaml is damaged: {reason:.120}") from None
-    notes = [note for note in changes.pop("notes") if note]
-    names = options.formats
+    names, notes = options.formats, changes.notes
     if names is None:
-        zeros = 1 - nonzero(deployment.network) / parameters(deployment.network)
-        names = ("safetensors", "sparse") if zeros >= HALF else ("safetensors",)
-        if zeros < HALF:
-            notes.append(
-                f"{zeros:.1%} of the parameters are 0: no sparse file, which takes half of them; "
-                "--format sparse writes it nevertheless"
-            )
-    to = options.to
-    _check_place(options, [*(FORMATS[name].file for name in names), FACTS_FILE])
+        names, more = _default_formats(deployment)
+        notes = [*notes, *more]
+    _check_directory(options, [*(FORMATS[name].file for name in names), FACTS_FILE])
     facts: dict[str, Any] = {
         "version": 1,
         "network": deployment.description.function,
@@ -75,27 +68,43 @@ def export(options: Options) -> dict[str, Any]:
         "test_images": len(deployment.data.test),
         "compared_images": len(deployment.images),
         **_costs(deployment),
-        **changes,
+        "removed_channels": changes.removed_channels,
+        "folded_norms": changes.folded_norms,
         "notes": notes,
         "files": [],
     }
     for name in names:
-        try:
-            written = FORMATS[name].write(to, deployment)
-        except (NetworkError, SettingError, OSError):
-            raise
-        except Exception as error:  # an exporter of others, and a network of the user's own
-            reason = " ".join(str(error).split())
-            raise NetworkError(
-                f"--format {name}: this network cannot be written so: {reason:.160}"
-            ) from error
+        written = _write(name, options.to, deployment)
         share = written.bytes / facts["dense_bytes"]
         facts["files"].append({"format": name, **asdict(written), "share": share})
-    write_text(to / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
+    write_text(options.to / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
     return facts
 
 
-def _check(names: tuple[str, ...]) -> None:
+def _write(name: str, directory: Path, deployment: Deployment) -> Written:
+    try:
+        return FORMATS[name].write(directory, deployment)
+    except (NetworkError, SettingError, OSError):
+        raise
+    except Exception as error:  # another library's exporter, or the user's own network
+        reason = " ".join(str(error).split())
+        raise NetworkError(
+            f"--format {name}: this network cannot be written in it: {reason:.160}"
+        ) from error
+
+
+def _default_formats(deployment: Deployment) -> tuple[tuple[str, ...], list[str]]:
+    """The formats that are written if none is named, and what there is to say about them."""
+    zeros = 1 - nonzero(deployment.network) / parameters(deployment.network)
+    if zeros >= HALF:
+        return ("safetensors", "sparse"), []
+    return ("safetensors",), [
+        f"{zeros:.1%} of the parameters are 0, and a sparse file is by default written from "
+        f"{HALF:.0%} on; --format sparse writes it"
+    ]
+
+
+def _check_formats(names: tuple[str, ...]) -> None:
     for name in names:
         lacking = [lib for lib in FORMATS[name].needs if importlib.util.find_spec(lib) is None]
         if lacking:
@@ -108,49 +117,63 @@ def _check(names: tuple[str, ...]) -> None:
         )
 
 
-def _check_place(options: Options, files: list[str]) -> None:
+def _check_directory(options: Options, files: list[str]) -> None:
+    """Makes the directory for ``files``; SettingError if it must not be used."""
     to = options.to
     if to.exists() and not to.is_dir():
-        raise SettingError("--to", f"{to} is no directory")
+        raise SettingError("--to", f"{to} is not a directory")
     if to.resolve() == options.run.resolve():
-        raise SettingError("--to", f"{to} is the run's own and stays as it is; choose another")
+        raise SettingError("--to", f"{to} is the run's own directory; choose another")
     there = [name for name in files if (to / name).exists()]
     if there and not options.force:
         raise SettingError(
-            "--to", f"{to / there[0]} exists; --to DIR is for another place, --force overwrites it"
+            "--to",
+            f"{to / there[0]} exists; choose another directory, or overwrite it with --force",
         )
     to.mkdir(parents=True, exist_ok=True)
 
 
-def _deployment(trained: Trained, options: Options) -> tuple[Deployment, dict[str, Any]]:
-    """What is exported, and what was taken out of the network for it."""
+@dataclass
+class Changes:
+    """What was removed from the network before it is written: ``removed_channels``, how many by
+    layer; ``folded_norms``, each with the layer that does their work; ``notes``, what could not be
+    done."""
+
+    removed_channels: dict[str, int] = field(default_factory=dict)
+    folded_norms: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def _deployment(trained: Trained, options: Options) -> tuple[Deployment, Changes]:
+    """What is exported, and what was removed from the network for it."""
     try:
-        _ = trained.config  # a directory that is no run's is told first
+        _ = trained.config  # first: a directory may not be a run's
         before = trained.network()
         data, description = trained.data, trained.description()
     except SettingError as error:
         if error.setting.startswith("dataset"):
-            problem = f"{error.problem}; --dataset-root PATH says where the data set is now"
+            problem = f"{error.problem}; if the data set has moved, use --dataset-root PATH"
             raise SettingError(error.setting, problem) from error
         raise
     before = before.to(memory_format=torch.contiguous_format)
     whole = Deployment(before, before, trained.untrained(), description, data)
     network, example = before, whole.images[:EXAMPLES]
-    removed, norms, notes = {}, {}, []
+    changes = Changes()
     if not options.keep_dead:
-        network, removed, note = alive_only(network, example)
-        notes.append(note)
+        network, changes.removed_channels, note = without_dead_channels(network, example)
+        changes.notes += [note] if note else []
     if options.fold:
-        network, norms, note = folded(network, example)
-        notes.append(note)
+        network, changes.folded_norms, note = folded(network, example)
+        changes.notes += [note] if note else []
     network = network.to(memory_format=torch.contiguous_format)
-    changed = replace(whole, network=network, description=replace(description, folded=norms))
-    return changed, {"removed_channels": removed, "folded_norms": norms, "notes": notes}
+    description = replace(description, folded=changes.folded_norms)
+    deployment = replace(whole, network=network, description=description)
+    return deployment, changes
 
 
 def _costs(deployment: Deployment) -> dict[str, Any]:
-    """Parameters, those that are not 0, and multiply-accumulates an image, before and after; bytes
-    of the dense network's file."""
+    """Parameters, those that are not 0, and multiply-accumulates per image of each stage; bytes of
+    the dense network's file."""
     stages = {
         "dense": deployment.dense,
         "run": deployment.before,

@@ -1,4 +1,4 @@
-"""The command refine-export, from a run to files that answer as the run's network does."""
+"""The command refine-export, from a run to files with the outputs of the run's network."""
 
 import json
 import math
@@ -79,7 +79,7 @@ def images_of(run):
     return next(iter(data.plain(data.test[:64])))[0]
 
 
-def answers(network, run):
+def logits(network, run):
     with torch.no_grad():
         return network(images_of(run))
 
@@ -90,27 +90,27 @@ def test_filters_that_were_cut_are_gone(filters, export):
     assert (done.code, done.err) == (0, "")
     assert contents(filters) == before
     names = sorted(path.name for path in done.directory.iterdir())
-    assert names == ["export.json", "model.safetensors"]  # few zeros are left
+    assert names == ["export.json", "model.safetensors"]  # few zeros remain
     network = refine.load_model(done.directory / "model.safetensors")
     dense = Trained(filters).network()
     assert network.conv3.out_channels == 32
     assert parameters(network) < 0.3 * parameters(dense)
-    assert (answers(network, filters) - answers(dense, filters)).abs().max() < 1e-5
-    told = facts(done)
-    assert told["removed_channels"] == {"conv1": 16, "conv2": 32, "conv3": 32, "fc1": 64}
-    assert told["costs"]["exported"]["parameters"] == parameters(network)
-    assert told["costs"]["exported"]["macs"] < 0.3 * told["costs"]["dense"]["macs"]
-    assert [file["format"] for file in told["files"]] == ["safetensors"]
-    for file in told["files"]:
+    assert (logits(network, filters) - logits(dense, filters)).abs().max() < 1e-5
+    report = facts(done)
+    assert report["removed_channels"] == {"conv1": 16, "conv2": 32, "conv3": 32, "fc1": 64}
+    assert report["costs"]["exported"]["parameters"] == parameters(network)
+    assert report["costs"]["exported"]["macs"] < 0.3 * report["costs"]["dense"]["macs"]
+    assert [file["format"] for file in report["files"]] == ["safetensors"]
+    for file in report["files"]:
         size = (done.directory / file["file"]).stat().st_size
         assert file["bytes"] == size
-        assert math.isclose(file["share"], size / told["dense_bytes"])
+        assert math.isclose(file["share"], size / report["dense_bytes"])
         assert f"{size:,}" in done.out
     assert "144 dead channels (" in done.out
     assert "of dense" in done.out
 
 
-def test_the_usual_formats_follow_the_zeros(weights, export):
+def test_the_default_formats_depend_on_the_zeros(weights, export):
     done = export(weights, "--keep-dead")
     assert [file["format"] for file in facts(done)["files"]] == ["safetensors", "sparse"]
     assert facts(done)["removed_channels"] == {}
@@ -119,7 +119,7 @@ def test_the_usual_formats_follow_the_zeros(weights, export):
     assert torch.equal(load_model(small).fc1.weight, load_model(whole).fc1.weight)
 
 
-def test_a_network_without_zeros_gets_no_sparse_file_unasked(tmp_path, filters, export):
+def test_a_network_without_zeros_gets_no_sparse_file_by_default(tmp_path, filters, export):
     run = tmp_path / "dense"
     run.mkdir()
     (run / "config.yaml").write_bytes((filters / "config.yaml").read_bytes())
@@ -131,13 +131,13 @@ def test_a_network_without_zeros_gets_no_sparse_file_unasked(tmp_path, filters, 
     assert [file["format"] for file in facts(done)["files"]] == ["sparse"]
 
 
-def test_every_format_answers_the_same(filters, export):
+def test_every_format_gives_the_same_outputs(filters, export):
     pytest.importorskip("onnxruntime")
     done = export(filters, "--fold", "--format", "safetensors,sparse,torch,onnx,int8")
     assert (done.code, done.err) == (0, "")
-    told = facts(done)
-    assert told["folded_norms"] == {"bn1": "conv1", "bn2": "conv2", "bn3": "conv3"}
-    wanted = answers(Trained(filters).network(), filters)
+    report = facts(done)
+    assert report["folded_norms"] == {"bn1": "conv1", "bn2": "conv2", "bn3": "conv3"}
+    wanted = logits(Trained(filters).network(), filters)
     program = torch.export.load(done.directory / "model.pt2").module()
     for network in (
         load_model(done.directory / "model.safetensors"),
@@ -145,13 +145,13 @@ def test_every_format_answers_the_same(filters, export):
         program,
         Session(done.directory / "model.onnx"),
     ):
-        assert (answers(network, filters) - wanted).abs().max() < 1e-4
-    by_format = {file["format"]: file for file in told["files"]}
+        assert (logits(network, filters) - wanted).abs().max() < 1e-4
+    by_format = {file["format"]: file for file in report["files"]}
     assert all(by_format[name]["difference"] < 1e-4 for name in by_format if name != "int8")
     assert by_format["int8"]["bytes"] < 0.35 * by_format["onnx"]["bytes"]
-    assert abs(by_format["int8"]["accuracy"] - told["accuracy"]) <= 0.03  # of 360 images
+    assert abs(by_format["int8"]["accuracy"] - report["accuracy"]) <= 0.03  # of 360 images
     assert "training images" in by_format["int8"]["how"]
-    # A batch of one, and one of more than was exported with.
+    # A batch of one, and one of more images than the example had.
     one = images_of(filters)[:1]
     for name in ("model.onnx", "model.int8.onnx"):
         assert Session(done.directory / name)(one).shape == (1, 10)
@@ -173,10 +173,10 @@ def test_products_of_8_bit_weights_saturate_on_no_processor(filters, export):
         assert abs(values).max() > 2**5, name
 
 
-def test_programs_say_how_to_prepare_images_and_nothing_of_their_origin(filters, export):
+def test_programs_say_how_to_prepare_images_and_hold_no_source_code(filters, export):
     onnx = pytest.importorskip("onnx")
     done = export(filters, "--format", "torch,onnx")
-    _, about = None, Trained(filters).description()
+    about = Trained(filters).description()
     model = onnx.load(done.directory / "model.onnx")
     (entry,) = model.metadata_props
     assert tuple(json.loads(entry.value)["mean"]) == about.mean
@@ -202,7 +202,7 @@ def test_any_number_of_training_images_calibrates(images, tmp_path_factory, expo
     assert (done.code, done.err) == (0, "")
 
 
-def test_what_the_file_says_prepares_the_images(filters, export):
+def test_images_are_prepared_by_the_description_in_the_file(filters, export):
     done = export(filters, "--format", "safetensors")
     _, about = read(done.directory / "model.safetensors")
     data = Trained(filters).data
@@ -213,7 +213,7 @@ def test_what_the_file_says_prepares_the_images(filters, export):
     assert about.classes == tuple("0123456789")
 
 
-def test_a_network_of_ones_own_code(tmp_path, monkeypatch, export):
+def test_a_network_of_the_users_own_code(tmp_path, monkeypatch, export):
     (tmp_path / "ours.py").write_text(
         "from torch import nn\n"
         "def net(num_classes):\n"
@@ -231,12 +231,12 @@ def test_a_network_of_ones_own_code(tmp_path, monkeypatch, export):
 
     run = tmp_path / "run"
     network = load_model(done.directory / "model.safetensors.z", network=ours.net(10))
-    wanted = answers(Trained(run).network(), run)
-    assert (answers(network, run) - wanted).abs().max() < 1e-4
+    wanted = logits(Trained(run).network(), run)
+    assert (logits(network, run) - wanted).abs().max() < 1e-4
     assert facts(done)["network"] is None
 
 
-def test_nothing_is_overwritten_unless_asked(filters, export):
+def test_nothing_is_overwritten_without_force(filters, export):
     first = export(filters, "--format", "safetensors")
     before = contents(first.directory)
     again = export(filters, "--format", "safetensors")
@@ -247,7 +247,7 @@ def test_nothing_is_overwritten_unless_asked(filters, export):
     assert export(filters, "--format", "safetensors", "--force").code == 0
 
 
-def test_the_usual_place_is_in_the_runs_directory(filters, capsys):
+def test_the_default_directory_is_in_the_runs(filters, capsys):
     assert main([str(filters), "--format", "safetensors"]) == 0
     assert (filters / "export" / "export.json").is_file()
     for path in (filters / "export").iterdir():
@@ -269,7 +269,7 @@ def test_mistakes_are_one_line_each(filters, export, tmp_path):
     one_line(export(tmp_path / "empty"), "no config.yaml")
     one_line(export(filters, "--to", filters), "--to", "the run's own")
     (tmp_path / "file").write_text("")
-    one_line(export(filters, "--to", tmp_path / "file"), "--to", "no directory")
+    one_line(export(filters, "--to", tmp_path / "file"), "--to", "not a directory")
     one_line(export(filters, "--to", tmp_path / "file" / "below"), "file")
     unsaved = tmp_path / "unsaved"
     unsaved.mkdir()
@@ -298,7 +298,7 @@ def test_every_format_that_can_be_named_can_be_written():
     assert tuple(work.FORMATS) == NAMES
 
 
-def test_an_unknown_format_is_answered_with_the_known(filters, export):
+def test_an_unknown_format_is_refused_with_the_known_ones(filters, export):
     done = export(filters, "--format", "safetensors,onx")
     assert done.code == 2
     assert "did you mean onnx?" in done.err
@@ -314,7 +314,7 @@ def test_an_extra_that_is_missing_is_named(filters, export, monkeypatch):
     assert not done.directory.exists()
 
 
-@pytest.mark.skipif(semi_structured.usable(), reason="here is such a GPU")
+@pytest.mark.skipif(semi_structured.usable(), reason="this machine has such a GPU")
 def test_two_of_four_needs_a_gpu(filters, export):
     done = export(filters, "--format", "2:4")
     one_line(done, "2:4 needs a CUDA GPU", "--format safetensors")
@@ -347,7 +347,7 @@ def test_two_of_four_packs_and_unpacks():
 
 
 @pytest.mark.skipif(not semi_structured.usable(), reason="needs a GPU with such kernels")
-def test_two_of_four_answers_the_same_on_a_gpu(filters, tmp_path):
+def test_two_of_four_gives_the_same_outputs_on_a_gpu(filters, tmp_path):
     model = patterned()
     run = Trained(filters)
     arguments = {"num_classes": 10, "image_shape": [3, 32, 32]}
@@ -373,7 +373,7 @@ def test_a_folded_network_of_another_architecture_is_refused(tmp_path, filters):
     run = Trained(filters)
     network = folded(run.network(), images_of(filters)[:2]).network
     path = tmp_path / "model.safetensors"
-    write(path, network, run.description())  # it does not say what is folded
+    write(path, network, run.description())  # the description does not say what was folded
     with pytest.raises(refine.errors.NetworkError, match="of another network"):
         load_model(path)
 

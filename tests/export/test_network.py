@@ -1,4 +1,4 @@
-"""Dead channels and folded batch norms: the network is smaller and answers the same."""
+"""Dead channels and folded batch norms: the network is smaller, with the same outputs."""
 
 import sys
 
@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 import refine.models as models
 from refine.evaluation.cost import parameters
-from refine.export.dead_channels import alive_only
-from refine.export.equality import Answers
+from refine.export.dead_channels import without_dead_channels
+from refine.export.equality import ReferenceOutputs
 from refine.export.folding import folded
 
 IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -58,7 +58,7 @@ def test_simple_cnn_masked_by_filters():
     silence(model, "conv2", "bn2", range(0, 64, 2))
     silence(model, "conv3", "bn3", range(10, 20))
     silence(model, "fc1", None, range(64))
-    network, removed, note = alive_only(model, IMAGES[:2])
+    network, removed, note = without_dead_channels(model, IMAGES[:2])
     assert removed == {"conv1": 8, "conv2": 32, "conv3": 10, "fc1": 64}
     assert (network.conv3.weight.shape, note) == ((54, 32, 3, 3), "")
     assert network.fc1.in_features == 54 * 64
@@ -77,7 +77,7 @@ def test_resnet20_masked_by_filters():
     ):  # fmt: skip
         silence(model, layer, norm, range(3, 12))
     silence(model, "9.conv2", "9.bn2", range(20))
-    network, removed, _ = alive_only(model, IMAGES[:2])
+    network, removed, _ = without_dead_channels(model, IMAGES[:2])
     stream = {root: n for root, n in removed.items() if root not in ("3.conv1", "6.conv1")}
     assert (removed["3.conv1"], removed["6.conv1"]) == (4, 16)
     assert list(stream.values()) == [9]
@@ -89,7 +89,7 @@ def test_resnet20_masked_by_filters():
 def test_unstructured_at_98_percent(name):
     model = trained(name)
     sparsify(model, 0.98)
-    network, removed, note = alive_only(model, IMAGES[:2])
+    network, removed, note = without_dead_channels(model, IMAGES[:2])
     assert note == ""
     lost = parameters(model) - parameters(network)
     assert lost > 0 if removed else lost == 0
@@ -101,7 +101,7 @@ def test_unstructured_at_98_percent(name):
 
 def test_a_network_without_zeros_stays_as_it_is():
     model = trained("resnet20")
-    network, removed, _ = alive_only(model, IMAGES[:2])
+    network, removed, _ = without_dead_channels(model, IMAGES[:2])
     assert removed == {}
     assert difference(model, network) == 0
 
@@ -109,7 +109,7 @@ def test_a_network_without_zeros_stays_as_it_is():
 def test_every_group_keeps_a_channel():
     model = trained("simple_cnn")
     silence(model, "conv2", "bn2", range(64))
-    network, removed, _ = alive_only(model, IMAGES[:2])
+    network, removed, _ = without_dead_channels(model, IMAGES[:2])
     assert network.conv2.out_channels == 1
     assert removed["conv2"] == 63
     assert difference(model, network) < 1e-5
@@ -123,7 +123,7 @@ def test_what_nobody_reads_goes_and_so_does_what_only_that_read():
         model[4].weight[:, :5] = 0  # of the second layer's 8 only 3 are read
         model[2].weight[5:, :2] = 0  # and these 3 do not read the first layer's first 2
     inputs = torch.randn(4, 6)
-    network, removed, _ = alive_only(model, inputs)
+    network, removed, _ = without_dead_channels(model, inputs)
     assert removed == {"2": 5, "0": 2}
     assert difference(model, network, inputs) < 1e-6
 
@@ -146,12 +146,12 @@ def test_channels_that_only_seem_dead_stay():
     silence(model, "first", None, [0, 1])
     silence(model, "second", None, [2])
     inputs = torch.randn(4, 6)
-    network, removed, _ = alive_only(model, inputs)
+    network, removed, _ = without_dead_channels(model, inputs)
     assert removed == {"second": 1}  # one group's refusal does not keep another's
     assert difference(model, network, inputs) < 1e-6
 
 
-def test_a_constant_below_zero_is_dead_before_a_relu_only():
+def test_a_constant_below_zero_is_dead_only_before_a_relu():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     other = nn.Sequential(model[0], nn.Tanh(), model[2]).eval()
@@ -159,21 +159,21 @@ def test_a_constant_below_zero_is_dead_before_a_relu_only():
         model[0].weight[:2] = 0
         model[0].bias[:2] = torch.tensor([-0.5, 0.5])
     inputs = torch.randn(4, 6)
-    assert alive_only(model, inputs).removed == {"0": 1}
-    assert alive_only(other, inputs).removed == {}
+    assert without_dead_channels(model, inputs).removed == {"0": 1}
+    assert without_dead_channels(other, inputs).removed == {}
 
 
 def test_without_the_library_the_network_stays_as_it_is(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     model = trained("simple_cnn")
     silence(model, "conv1", "bn1", range(8))
-    network, removed, note = alive_only(model, IMAGES[:2])
+    network, removed, note = without_dead_channels(model, IMAGES[:2])
     assert removed == {}
     assert "pip install 'runtime-refinement[structured]'" in note
     assert difference(model, network) == 0
 
 
-def test_a_layer_that_wants_single_precision_is_asked_in_it():
+def test_a_network_that_insists_on_single_precision_is_run_in_it():
     class Single(nn.Module):
         def __init__(self):
             super().__init__()
@@ -183,10 +183,10 @@ def test_a_layer_that_wants_single_precision_is_asked_in_it():
             return F.linear(x.float(), self.layer.weight)
 
     model = Single()
-    answers = Answers(model, torch.randn(2, 4))
-    assert answers.exact == 1e-5
-    assert answers.change(model) == 0
-    assert answers.change(nn.Linear(3, 2)) == float("inf")
+    reference = ReferenceOutputs(model, torch.randn(2, 4))
+    assert reference.exact == 1e-5
+    assert reference.change(model) == 0
+    assert reference.change(nn.Linear(3, 2)) == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_folding(name, norms):
 def test_folding_after_removal():
     model = trained("resnet20")
     silence(model, "3.conv1", "3.bn1", range(4))
-    network = folded(alive_only(model, IMAGES[:2]).network, IMAGES[:2]).network
+    network = folded(without_dead_channels(model, IMAGES[:2]).network, IMAGES[:2]).network
     assert network[3].conv1.bias.shape == (12,)
     assert difference(model, network) < 1e-4
 
@@ -226,7 +226,7 @@ class Shared(nn.Module):
         return self.norm4(self.alone(x))
 
 
-def test_only_a_layer_of_its_own_takes_a_norm():
+def test_a_norm_is_folded_only_into_a_layer_of_its_own():
     torch.manual_seed(0)
     model = Shared()
     for _ in range(3):

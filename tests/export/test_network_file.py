@@ -50,7 +50,7 @@ def written(path, model, description=DIGITS):
 
 
 def forged(path, head, model=None):
-    """A file of a network whose head says something else."""
+    """A network's file with another description in its header."""
     tensors = {name: tensor.clone() for name, tensor in (model or small()).state_dict().items()}
     if path.name.endswith(".z"):
         path.write_bytes(encoded({WHOLE + name: t for name, t in tensors.items()}, {KEY: head}))
@@ -174,7 +174,7 @@ def test_the_tensors_of_another_network(ending, tmp_path):
     more = small()
     more.fc3 = nn.Linear(2, 2)
     assert "no fc3" in refused(forged(path, as_text(DIGITS), more))
-    # Widths that do not fit together, of a network that has these tensors.
+    # Widths that do not fit together, in a network that has these tensors.
     wrong = small()
     wrong.fc1 = nn.Linear(100, 128)
     refused(forged(path, as_text(DIGITS), wrong))
@@ -232,7 +232,7 @@ def test_arguments_that_no_network_has(arguments, tmp_path):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_what_it_says_of_its_network_is_damaged(ending, head, tmp_path):
+def test_a_damaged_description_is_refused(ending, head, tmp_path):
     refused(forged(tmp_path / f"model{ending}", head))
 
 
@@ -297,7 +297,7 @@ def test_a_small_file_cannot_ask_for_much_memory(tmp_path):
     assert done.returncode == 0, done.stderr
     *lines, grown = done.stdout.splitlines()
     assert len(lines) == len(files)
-    # How wide a network is, its tensors say: of those whose arguments alone are absurd it is right.
+    # Tensors say how wide a network is: files of which only the arguments are absurd can be read.
     assert [line for line in lines if line.startswith("loaded")] == lines[:3]
     assert int(grown.split()[1]) < 600_000, grown  # kilobytes; the bombs are of gigabytes
 
