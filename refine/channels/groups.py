@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from refine.channels.flattened import flattened_channels_last_
-from refine.evaluation.accuracy import in_mode
+from refine.evaluation.traceless import in_mode
 from refine.sparsity.shrink import Smaller, depthwise, each_tensor
 from refine.sparsity.topology import answers, traced
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import nn
 
 import refine.models as models
-from refine.builders import build_model
+from refine.builders import build_data, build_model
 from refine.builders.model import arguments_of
-from refine.config import DatasetConfig
-from refine.datasets.prepare import Data, prepare
+from refine.config import RunConfig, typed
+from refine.datasets.prepare import Data
 from refine.errors import NetworkError
 from refine.export.network_file import Description, fit_, read
 from refine.records.rows import CONFIG_FILE, MODEL_FILE
@@ -31,7 +31,7 @@ class Trained:
     data_root: str | None = None
 
     @cached_property
-    def config(self) -> DictConfig:
+    def config(self) -> RunConfig:
         """The run's configuration."""
         path = self.directory / CONFIG_FILE
         if not path.is_file():
@@ -39,20 +39,17 @@ class Trained:
             raise NetworkError(f"{self.directory} {there}: there is no {CONFIG_FILE}")
         try:
             config = OmegaConf.load(path)
-            dataset = OmegaConf.to_container(OmegaConf.structured(DatasetConfig))
-            known = {name: value for name, value in dataset.items() if value != "???"}
-            config.dataset = OmegaConf.merge(known, config.dataset)  # older runs lack some
             if self.data_root is not None:
                 config.dataset.root = self.data_root
+            return typed(config)  # what older runs lack has its default
         except Exception as error:  # YAML and OmegaConf refuse in many ways
             reason = " ".join(str(error).split())
             raise NetworkError(f"{path} is damaged: {reason:.120}") from None
-        return config
 
     @cached_property
     def data(self) -> Data:
         """Its images, on the CPU: the same for training, validation and test as in the run."""
-        return prepare(self.config.dataset, self.config.seed, torch.device("cpu"))
+        return build_data(self.config.dataset, self.config.seed, torch.device("cpu"))
 
     def untrained(self) -> nn.Module:
         """The network as it was built, dense, on the CPU, in evaluation mode."""
@@ -77,7 +74,7 @@ class Trained:
 
     def description(self) -> Description:
         """What a file says of it."""
-        target, data = self.config.model._target_, self.data
+        target, data = self.config.model["_target_"], self.data
         name = target.rpartition(".")[2]
         ours = getattr(models, name, None) is not None and target == f"refine.models.{name}"
         arguments: dict[str, Any] = arguments_of(self.config.model, data) if ours else {}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from refine.errors import FieldError
 from refine.recovery.curves import WARM_UP, Curve, Rates, lr_rewind, momentum
 
 
@@ -55,20 +56,19 @@ class Recovery:
         self._initial = [_initial(group) for group in optimizer.param_groups]
         highest = self._initial[0] if highest is None else highest
         if not (highest > 0 and self._initial[0] > 0):
-            raise ValueError("recovery needs an optimizer and a highest rate above 0")
+            raise FieldError("curve", "needs an optimizer and a highest rate above 0")
         if curve is lr_rewind and not len(original):
-            raise ValueError("recovery=lr_rewind needs the rates of the original schedule")
+            raise FieldError("curve", "lr_rewind needs the rates of the original schedule")
         if last is None:
             last = max(original[-1], highest / 100) if len(original) else highest
         self.rates = Rates(highest, last, tuple(original))
         self._warm_up = None
         if cycle_momentum:
             if curve not in WARM_UP:
-                raise ValueError("recovery.cycle_momentum: goes with clr and one_cycle")
+                raise FieldError("cycle_momentum", "goes with clr and one_cycle")
             if not all(_has_momentum(group) for group in optimizer.param_groups):
-                raise ValueError(
-                    f"recovery.cycle_momentum: {type(optimizer).__name__} has no momentum to cycle"
-                )
+                problem = f"{type(optimizer).__name__} has no momentum to cycle"
+                raise FieldError("cycle_momentum", problem)
             self._warm_up = WARM_UP[curve]
         self._momenta = base_momentum, max_momentum
 

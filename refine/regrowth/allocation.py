@@ -14,7 +14,7 @@ from torch import Tensor
 from refine.records.rows import EpisodeRow
 from refine.regrowth.controller import allocate
 from refine.regrowth.shares import shared
-from refine.sparsity.highest import highest
+from refine.sparsity.ranking import highest
 
 __all__ = ["controller", "cut", "global_", "greedy", "proportional", "uniform"]
 

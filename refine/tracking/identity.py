@@ -1,4 +1,4 @@
-"""By which id does a tracker know a run, also after it was killed and continued?"""
+"""Under which id does a tracker know a run, also after it was killed and resumed?"""
 
 import json
 from pathlib import Path
@@ -14,13 +14,13 @@ def known_id(directory: Path, tracker: str) -> str | None:
 
 
 def remember_id(directory: Path, tracker: str, run_id: str) -> None:
-    """Notes ``run_id`` in the run's directory."""
+    """Stores ``run_id`` in the run's directory."""
     ids = _ids(directory) | {tracker: run_id}
     write_text(directory / TRACKER_FILE, json.dumps(ids, indent=2) + "\n")
 
 
 def run_name(directory: Path) -> str:
-    """What people see: the last two parts of the path, as one alone may be just a time."""
+    """The name that people see: the last two parts of the path, as the last may be just a time."""
     return "/".join(directory.absolute().parts[-2:])
 
 

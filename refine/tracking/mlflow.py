@@ -1,4 +1,4 @@
-"""How is MLflow told?"""
+"""How do the measurements of a run reach MLflow?"""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-# A server that does not answer shall not hold the run up for the four minutes of MLflow's defaults.
+# With MLflow's defaults, a server that does not respond would hold the run up for four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
@@ -28,8 +28,8 @@ from refine.tracking.identity import known_id, remember_id, run_name
 from refine.tracking.names import numbers
 
 STORE = "sqlite:///results/mlflow/mlflow.db"
-STATUS = {"finished": "FINISHED", "failed": "FAILED"}  # KILLED: whatever else stopped it
-LONGEST_NAME, LONGEST_VALUE = 250, 6000  # characters that MLflow takes of a parameter
+STATUS = {"finished": "FINISHED", "failed": "FAILED"}  # anything else: KILLED
+LONGEST_NAME, LONGEST_VALUE = 250, 6000  # characters of a parameter that MLflow accepts
 
 for noisy in ("mlflow", "alembic"):  # they would write across the progress bars
     logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -38,8 +38,8 @@ for noisy in ("mlflow", "alembic"):  # they would write across the progress bars
 class MLflow:
     """A run of MLflow's experiment ``project``; a step is an epoch.
 
-    Of a run that is continued, an epoch measured twice keeps the numbers of the first time: MLflow
-    withdraws none. A new SQLite store has its artifacts beside it.
+    In a resumed run, an epoch that is measured twice keeps the numbers of the first time: MLflow
+    cannot delete any. A new SQLite store keeps its artifacts in a directory beside it.
     """
 
     def __init__(self, directory: Path, config: dict[str, Any], project: str, uri: str | None):
@@ -50,13 +50,13 @@ class MLflow:
             home.mkdir(parents=True, exist_ok=True)
             artifacts = (home / "artifacts").as_uri()
         self._directory, self._client = directory, MlflowClient(uri)
-        self._told: set[tuple[str, int]] = set()
+        self._logged: set[tuple[str, int]] = set()
         if known := known_id(directory, "mlflow"):
             self._run = known
             self._client.update_run(known, status="RUNNING")
             for name in self._client.get_run(known).data.metrics:
                 history = self._client.get_metric_history(known, name)
-                self._told |= {(name, metric.step) for metric in history}
+                self._logged |= {(name, metric.step) for metric in history}
             return
         experiment = self._experiment(project, artifacts)
         self._run = self._client.create_run(experiment, run_name=run_name(directory)).info.run_id
@@ -71,7 +71,7 @@ class MLflow:
         self._log(numbers(row, sparsities), row.epoch)
 
     def end(self, summary: dict[str, Any], figure_path: Path) -> None:
-        """Logs the final figures, attaches the files other than the network and ends the run."""
+        """Logs the final numbers, attaches all files but the network and ends the run."""
         try:
             final = {f"final/{k}": v for k, v in summary.items() if isinstance(v, int | float)}
             self._log(final, summary["epochs"])
@@ -87,7 +87,7 @@ class MLflow:
         if found is None:
             try:
                 return self._client.create_experiment(name, artifacts)
-            except MlflowException:  # a run beside this one may have been quicker
+            except MlflowException:  # another run may have created it meanwhile
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
                     raise
@@ -98,6 +98,6 @@ class MLflow:
         metrics = [
             Metric(name, value, now, step)
             for name, value in values.items()
-            if (name, step) not in self._told
+            if (name, step) not in self._logged
         ]
         self._client.log_batch(self._run, metrics=metrics)

@@ -1,4 +1,4 @@
-"""What are the numbers of a row called where others look at them?"""
+"""Under which names do trackers show the numbers of a row?"""
 
 from dataclasses import asdict
 
@@ -17,9 +17,9 @@ NAMES = {
 
 
 def numbers(row: EpochRow | CycleRow, sparsities: dict[str, float]) -> dict[str, float]:
-    """The numbers that were measured, by name; ``sparsities`` are those of the prunable tensors.
+    """The measured numbers by name; ``sparsities``: of each prunable tensor.
 
-    An epoch and the cycle after it have the same step, but no name in common.
+    An epoch and the cycle after it have the same step but no name in common.
     """
     cycle = isinstance(row, CycleRow)
     found = {

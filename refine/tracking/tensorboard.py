@@ -1,4 +1,4 @@
-"""How is TensorBoard told?"""
+"""How do the measurements of a run reach TensorBoard?"""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from refine.tracking.names import numbers
 class TensorBoard:
     """Event files in ``directory/tensorboard``; a step is an epoch.
 
-    Of a run that is continued, what was told of later epochs than ``start_epoch`` is withdrawn.
+    In a resumed run, what was logged for epochs after ``start_epoch`` is removed.
     """
 
     def __init__(self, directory: Path, config: dict[str, Any], start_epoch: int = 0):
@@ -24,7 +24,7 @@ class TensorBoard:
         self._writer.add_text("configuration", f"```yaml\n{text}```", start_epoch)
 
     def row(self, row: EpochRow | CycleRow, sparsities: dict[str, float]) -> None:
-        """Adds a scalar for every number; on disk when it returns."""
+        """Adds a scalar for every number and writes them to disk."""
         for name, value in numbers(row, sparsities).items():
             self._writer.add_scalar(name, value, row.epoch)
         self._writer.flush()

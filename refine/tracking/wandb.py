@@ -1,4 +1,4 @@
-"""How is Weights & Biases told?"""
+"""How do the measurements of a run reach Weights & Biases?"""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from refine.tracking.names import numbers
 class WandB:
     """A run of the project; a step is an epoch.
 
-    Of a run that is continued online, an epoch measured twice keeps the numbers of the first time,
-    as steps only grow. Offline, each process leaves a directory of its own with the same id, for
-    ``wandb sync``; wandb's last 32 kB or so before a SIGKILL are not on disk.
+    In a run that is resumed online, an epoch that is measured twice keeps the numbers of the first
+    time, as steps only increase. Offline, each process leaves its own directory with the same id,
+    for ``wandb sync``. After a SIGKILL the last 32 kB or so are missing from it.
     """
 
     def __init__(self, directory: Path, config: dict[str, Any], project: str, mode: str):
@@ -26,8 +26,8 @@ class WandB:
             config=config,
             mode=mode,
             id=known_id(directory, "wandb"),
-            resume="allow" if mode == "online" else None,  # offline there is nobody to ask
-            reinit="create_new",  # by default an unfinished run of this process would be taken
+            resume="allow" if mode == "online" else None,  # offline there is no server to ask
+            reinit="create_new",  # the default would continue an unfinished run of this process
             settings=wandb.Settings(silent=True, console="off"),
         )
         remember_id(directory, "wandb", self._run.id)
@@ -38,7 +38,7 @@ class WandB:
             self._run.log(numbers(row, sparsities), step=row.epoch)
 
     def end(self, summary: dict[str, Any], figure_path: Path) -> None:
-        """Logs the figure and the final figures, and waits until they are sent or on disk."""
+        """Logs the figure and the final numbers, and waits until they are sent or on disk."""
         try:
             self._run.log({"refinement": wandb.Image(str(figure_path))}, step=summary["epochs"])
             self._run.summary.update(summary)

@@ -14,7 +14,7 @@ from refine.cli import run as cli
 from refine.errors import SettingError, Stop
 from refine.records.rows import CycleRow, EpochRow
 from refine.tracking.names import numbers
-from refine.tracking.safe import Guarded
+from refine.tracking.safe import SafeTracker
 
 pytestmark = pytest.mark.usefixtures("figures")  # a tracker is given the figure
 TINY = (*SMALL, "model=logistic", "dataset.subset_size=40", "replay.batch_size=5")
@@ -51,14 +51,14 @@ def cycle_row(epoch):
     )  # fmt: skip
 
 
-def guarded(directory, *overrides, start_epoch=0):
+def safe_tracker(directory, *overrides, start_epoch=0):
     directory.mkdir(exist_ok=True)
-    return Guarded(cli.composed(list(overrides)), directory, start_epoch)
+    return SafeTracker(cli.composed(list(overrides)), directory, start_epoch)
 
 
 @pytest.fixture
 def warned():
-    """What a run warns of."""
+    """The warnings of a run."""
     messages = []
     handler = logging.Handler(logging.WARNING)
     handler.addFilter(lambda record: record.levelno == logging.WARNING)
@@ -68,32 +68,32 @@ def warned():
     logging.getLogger("refine").removeHandler(handler)
 
 
-# What is told?
+# What does a tracker receive?
 
 
-def test_every_number_has_one_name_and_a_cycles_none_of_an_epochs():
+def test_every_number_has_one_name_and_epochs_and_cycles_share_none():
     epoch = numbers(epoch_row(3, validation_loss=0.7), {WEIGHT: 0.5})
     assert epoch["loss/validation"] == 0.7
     assert epoch[f"layer_sparsity/{WEIGHT}"] == 0.5
     assert "accuracy/validation" not in epoch  # None
-    told = {name for name, value in asdict(epoch_row(3)).items() if value is not None}
-    assert len(epoch) == len(told - {"epoch"}) + 2
+    received = {name for name, value in asdict(epoch_row(3)).items() if value is not None}
+    assert len(epoch) == len(received - {"epoch"}) + 2
     cycle = numbers(cycle_row(3), {WEIGHT: 0.25})
     assert cycle["cycle/test_accuracy_after_replay"] == 0.6
     assert cycle[f"layer_sparsity_after_cycle/{WEIGHT}"] == 0.25
     assert not {*epoch} & {*cycle}
 
 
-def test_ones_own_tracker_gets_what_its_signature_names(run, tmp_path, monkeypatch):
+def test_a_users_own_tracker_gets_what_its_signature_names(run, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
-        "told = []\n"
+        "received = []\n"
         "class Diary:\n"
         "    def __init__(self, directory, project, colour):\n"
-        "        told.append((directory, project, colour))\n"
+        "        received.append((directory, project, colour))\n"
         "    def row(self, row, sparsities):\n"
-        "        told.append((row, sparsities))\n"
+        "        received.append((row, sparsities))\n"
         "    def end(self, summary, figure_path):\n"
-        "        told.append((summary, figure_path.read_bytes()[:4]))\n"
+        "        received.append((summary, figure_path.read_bytes()[:4]))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)  # another test's
@@ -102,7 +102,7 @@ def test_ones_own_tracker_gets_what_its_signature_names(run, tmp_path, monkeypat
     )
     import mine
 
-    (first, *rows, last) = mine.told
+    (first, *rows, last) = mine.received
     assert first == (done.directory, "tulips", "red")
     assert [row for row, _ in rows] == done.display.rows
     assert [shares[WEIGHT] for _, shares in rows] == [
@@ -112,7 +112,7 @@ def test_ones_own_tracker_gets_what_its_signature_names(run, tmp_path, monkeypat
     assert last == (done.summary, b"\x89PNG")
 
 
-# What if it cannot be told?
+# What if a tracker cannot be used?
 
 
 @pytest.mark.parametrize("option", ["tensorboard", "mlflow", "wandb"])
@@ -149,17 +149,17 @@ def test_a_mistake_in_a_trackers_setting_is_named(overrides, says, command, tmp_
 
 
 @pytest.mark.parametrize("moment", ["__init__", "row", "end"])
-def test_a_tracker_that_fails_is_told_no_more_and_the_run_goes_on(
+def test_a_tracker_that_fails_is_not_called_again_and_the_run_continues(
     moment, run, tmp_path, monkeypatch, warned
 ):
     (tmp_path / "mine.py").write_text(
-        "asked = []\n"
+        "called = []\n"
         "class Failing:\n"
-        "    def __init__(self): self.ask('__init__')\n"
-        "    def row(self, row, sparsities): self.ask('row')\n"
-        "    def end(self, summary, figure_path): self.ask('end')\n"
-        "    def ask(self, moment):\n"
-        "        asked.append(moment)\n"
+        "    def __init__(self): self.note('__init__')\n"
+        "    def row(self, row, sparsities): self.note('row')\n"
+        "    def end(self, summary, figure_path): self.note('end')\n"
+        "    def note(self, moment):\n"
+        "        called.append(moment)\n"
         f"        if moment == {moment!r}: raise OSError('no server')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -168,7 +168,7 @@ def test_a_tracker_that_fails_is_told_no_more_and_the_run_goes_on(
     import mine
 
     assert (
-        mine.asked
+        mine.called
         == {
             "__init__": ["__init__"],
             "row": ["__init__", "row"],
@@ -176,7 +176,7 @@ def test_a_tracker_that_fails_is_told_no_more_and_the_run_goes_on(
         }[moment]
     )
     (message,) = warned
-    assert "the tracker failed, the run goes on without it" in message
+    assert "the tracker failed, the run continues without it" in message
     assert "no server" in message
     assert message in (done.directory / "run.log").read_text()
     assert done.summary["status"] == "finished"
@@ -185,7 +185,7 @@ def test_a_tracker_that_fails_is_told_no_more_and_the_run_goes_on(
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), Stop("stopped", "as asked")])
 @pytest.mark.parametrize("moment", ["__init__", "row"])
-def test_what_asks_a_run_to_stop_passes_through(moment, stop, run, tmp_path, monkeypatch, warned):
+def test_a_request_to_stop_passes_through(moment, stop, run, tmp_path, monkeypatch, warned):
     ended = []
 
     class Asking:
@@ -204,12 +204,13 @@ def test_what_asks_a_run_to_stop_passes_through(moment, stop, run, tmp_path, mon
         run(*TINY)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["epochs"] == 1
-    # One that was never made is not made at the end: that may be what the user interrupted.
+    # A tracker that was never created is not created at the end: the user may have interrupted
+    # its constructor.
     assert ended == ([] if moment == "__init__" else [summary["status"]])
     assert warned == []
 
 
-def test_a_run_that_measures_nothing_tells_nothing(run, tmp_path):
+def test_a_run_that_measures_nothing_creates_no_tracker(run, tmp_path):
     with pytest.raises(SettingError):
         run(*TINY, "model._target_=torchvision.models.googlenet", "tracker=tensorboard")
     assert list(tmp_path.iterdir()) == []
@@ -254,17 +255,17 @@ def test_tensorboard_has_the_rows_the_layers_the_settings_and_the_figure(run, ev
     assert (image.step, image.width, image.height) == (3, 1400, 1000)
 
 
-def test_tensorboard_withdraws_what_is_measured_again(tmp_path, events):
-    first = guarded(tmp_path / "run", "tracker=tensorboard")
+def test_tensorboard_removes_what_is_measured_again(tmp_path, events):
+    first = safe_tracker(tmp_path / "run", "tracker=tensorboard")
     for epoch in (1, 2, 3):
         first.row(epoch_row(epoch, train_loss=epoch), MASKS)
         first.row(cycle_row(epoch), MASKS)
-    again = guarded(tmp_path / "run", "tracker=tensorboard", start_epoch=1)
+    again = safe_tracker(tmp_path / "run", "tracker=tensorboard", start_epoch=1)
     for epoch in (2, 3, 4):
         again.row(epoch_row(epoch, train_loss=10 * epoch), MASKS)
     found = events(tmp_path / "run")
-    told = [(event.step, event.value) for event in found.Scalars("loss/train")]
-    assert told == [(1, 1), (2, 20), (3, 30), (4, 40)]
+    received = [(event.step, event.value) for event in found.Scalars("loss/train")]
+    assert received == [(1, 1), (2, 20), (3, 30), (4, 40)]
     assert [event.step for event in found.Scalars("cycle/sparsity")] == [1]
 
 
@@ -275,7 +276,7 @@ def test_tensorboard_withdraws_what_is_measured_again(tmp_path, events):
 def store(tmp_path_factory):
     """The URI of an SQLite store, and a client of it."""
     pytest.importorskip("mlflow")
-    import refine.tracking.mlflow  # noqa: F401 (silences what comes)
+    import refine.tracking.mlflow  # noqa: F401 (lowers the log levels)
 
     uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/deep/mlflow.db"
     from mlflow import MlflowClient
@@ -302,7 +303,7 @@ def test_mlflow_has_the_rows_the_settings_and_the_files(run, store, capfd):
     there = mlflow_run(store, done.directory)
     experiment = store.client().get_experiment(there.info.experiment_id)
     home = store.uri.removeprefix("sqlite:///").removesuffix("mlflow.db")
-    assert there.info.artifact_uri.startswith(f"file://{home}artifacts/")  # not below ./mlruns
+    assert there.info.artifact_uri.startswith(f"file://{home}artifacts/")  # not in ./mlruns
     assert (experiment.name, there.info.status) == ("tulips", "FINISHED")
     assert there.data.params["trainer.epochs"] == "2"
     assert there.data.params["model"] == "refine.models.logistic"
@@ -325,7 +326,7 @@ def test_mlflow_has_the_rows_the_settings_and_the_files(run, store, capfd):
         (Stop("x", "y"), "KILLED"),
     ],
 )
-def test_mlflow_is_told_how_a_run_ended(error, status, run, store, tmp_path):
+def test_mlflow_has_the_status_of_a_run_that_was_stopped(error, status, run, store, tmp_path):
     class Breaking(Quiet):
         def show(self, row):
             raise error
@@ -340,7 +341,7 @@ def test_mlflow_takes_settings_and_layers_of_any_number_and_length(store, tmp_pa
     overrides = ["tracker=mlflow", f"tracker.uri={store.uri}", *many, f"+model.long={'x' * 7000}"]
     overrides.append(f"+model.deep={{{'y' * 150}: {{{'z' * 150}: 1}}}}")
     masks = {f"a{number}.weight": MASKS[WEIGHT] for number in range(1100)}
-    guarded(tmp_path / "run", *overrides).row(epoch_row(1), masks)
+    safe_tracker(tmp_path / "run", *overrides).row(epoch_row(1), masks)
     assert (warned, capfd.readouterr()) == ([], ("", ""))
     assert history(store, tmp_path / "run", "layer_sparsity/a1099.weight") == [(1, 0.25)]
     params = mlflow_run(store, tmp_path / "run").data.params
@@ -348,15 +349,15 @@ def test_mlflow_takes_settings_and_layers_of_any_number_and_length(store, tmp_pa
     assert params["model.long"] == "x" * 6000
 
 
-def test_mlflow_goes_on_with_the_run_that_was_begun(store, tmp_path, warned):
+def test_mlflow_resumes_the_run_that_was_begun(store, tmp_path, warned):
     overrides = ("tracker=mlflow", f"tracker.uri={store.uri}")
-    first = guarded(tmp_path / "run", *overrides)
+    first = safe_tracker(tmp_path / "run", *overrides)
     for row in (epoch_row(1), cycle_row(1), epoch_row(2)):
         first.row(row, MASKS)
     begun = mlflow_run(store, tmp_path / "run").info.run_id
     first.end({"status": "interrupted", "epochs": 2}, tmp_path / "none.png")
     assert mlflow_run(store, tmp_path / "run").info.status == "KILLED"
-    again = guarded(tmp_path / "run", *overrides, "trainer.epochs=30", start_epoch=1)
+    again = safe_tracker(tmp_path / "run", *overrides, "trainer.epochs=30", start_epoch=1)
     for row in (epoch_row(2), cycle_row(2), epoch_row(3)):
         again.row(row, MASKS)
     there = mlflow_run(store, tmp_path / "run")
@@ -371,24 +372,24 @@ def test_mlflow_goes_on_with_the_run_that_was_begun(store, tmp_path, warned):
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """A stand-in for wandb; what it was told."""
-    told = SimpleNamespace(inits=[], logs=[], summary={}, ended=[], first=0)
-    told.run = SimpleNamespace(
+    """A stand-in for wandb that records its calls."""
+    received = SimpleNamespace(inits=[], logs=[], summary={}, ended=[], first=0)
+    received.run = SimpleNamespace(
         id="abc",
-        summary=told.summary,
-        log=lambda values, step: told.logs.append((step, values)),
-        finish=lambda exit_code: told.ended.append(exit_code),
+        summary=received.summary,
+        log=lambda values, step: received.logs.append((step, values)),
+        finish=lambda exit_code: received.ended.append(exit_code),
     )
 
     def init(**given):
-        told.inits.append(given)
-        told.run.starting_step = told.first
-        return told.run
+        received.inits.append(given)
+        received.run.starting_step = received.first
+        return received.run
 
     module = SimpleNamespace(init=init, Settings=dict, Image=lambda path: path)
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.delitem(sys.modules, "refine.tracking.wandb", raising=False)
-    yield told
+    yield received
     sys.modules.pop("refine.tracking.wandb", None)  # it has the stand-in
 
 
@@ -408,7 +409,7 @@ def test_wandb_has_the_rows_the_settings_and_the_figure(run, wandb):
     assert wandb.ended == [0]
 
 
-def test_wandb_is_told_of_a_failure(run, wandb):
+def test_wandb_has_the_status_of_a_run_that_failed(run, wandb):
     class Breaking(Quiet):
         def show(self, row):
             raise MemoryError
@@ -418,11 +419,11 @@ def test_wandb_is_told_of_a_failure(run, wandb):
     assert (wandb.summary["status"], wandb.ended) == ("failed", [1])
 
 
-def test_wandb_goes_on_with_the_run_that_was_begun(tmp_path, wandb):
-    guarded(tmp_path / "run", "tracker=wandb").row(epoch_row(1), MASKS)
+def test_wandb_resumes_the_run_that_was_begun(tmp_path, wandb):
+    safe_tracker(tmp_path / "run", "tracker=wandb").row(epoch_row(1), MASKS)
     wandb.logs.clear()
     wandb.first = 3  # W&B has the steps 1 and 2 of it
-    again = guarded(tmp_path / "run", "tracker=wandb", "tracker.mode=online", start_epoch=1)
+    again = safe_tracker(tmp_path / "run", "tracker=wandb", "tracker.mode=online", start_epoch=1)
     for epoch in (2, 3):
         again.row(epoch_row(epoch), MASKS)
     assert [step for step, _ in wandb.logs] == [3]
@@ -432,7 +433,7 @@ def test_wandb_goes_on_with_the_run_that_was_begun(tmp_path, wandb):
     ]
 
 
-# What else changes?
+# What else depends on the tracker?
 
 
 def test_a_configuration_from_before_there_were_trackers_still_runs(command, tmp_path):
@@ -456,7 +457,7 @@ def test_a_sweeps_directories_are_not_named_after_the_tracker(command, tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
-def test_questions_are_answered_without_any_tracker(arguments, tmp_path):
+def test_help_and_cfg_import_no_tracker(arguments, tmp_path):
     code = (
         "import sys; from refine.cli.run import main; main(); "
         "assert not {'torch', 'tensorboard', 'mlflow', 'wandb'} & {*sys.modules}"

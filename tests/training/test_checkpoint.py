@@ -159,9 +159,7 @@ def test_state_of_ones_own_goes_on_too(changes, run, stopped_at, gone_on, tmp_pa
 
 
 @posix
-def test_stopped_again_and_again(
-    undisturbed, stopped_at, gone_on, command, tmp_path, monkeypatch
-):
+def test_stopped_again_and_again(undisturbed, stopped_at, gone_on, command, tmp_path, monkeypatch):
     whole = undisturbed(*TINY)
     stopped_at(2, *TINY)
     step = Stepper.__call__
