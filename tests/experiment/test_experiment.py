@@ -161,7 +161,10 @@ def test_precisions(run, precision):
 
 
 def test_training_learns(run):
-    done = run("dataset.subset_size=600", "trainer.epochs=3", "schedule.interval=1")
+    done = run(
+        "dataset.subset_size=600", "dataset.image_size=16", "trainer.epochs=3",
+        "schedule.interval=1",
+    )  # fmt: skip
     assert done.summary["test_accuracy"] > 0.85  # chance: 0.1
 
 
