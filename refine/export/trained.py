@@ -77,13 +77,8 @@ class Trained:
         return network.eval()
 
     def description(self) -> Description:
-<<<<<<< HEAD
-        """What a file says of it."""
-        target, data = self.config.model["_target_"], self.data
-=======
         """What a file of the network says about it."""
-        target, data = self.config.model._target_, self.data
->>>>>>> deploy
+        target, data = self.config.model["_target_"], self.data
         name = target.rpartition(".")[2]
         ours = getattr(models, name, None) is not None and target == f"refine.models.{name}"
         arguments: dict[str, Any] = arguments_of(self.config.model, data) if ours else {}

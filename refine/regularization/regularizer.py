@@ -154,7 +154,7 @@ class Regularizer:
         self._strengths, self._roots = {}, {}
 
     def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
-        """Called when ``model`` has become ``smaller``: the channels that stay keep their strengths,
+        """Called when ``model`` has become ``smaller``: channels that stay keep their strengths,
         and the model's channels are found anew at the next step."""
         for root, strengths in self._strengths.items():
             positions = smaller.positions.get(f"{root}.weight".removeprefix("."))
