@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from refine import Replay, RuntimeRefinement
+from refine import Masked, Replay, RuntimeRefinement
 from refine.models import simple_cnn
 from refine.pruning.importance import magnitude
 from refine.sparsity.optimizers import _watches
@@ -132,7 +132,9 @@ def test_importance_allocation_and_replay_are_plain_callables():
     model = network()
     largest = model[4].weight.detach().abs().flatten().topk(7).indices
     refinement = RuntimeRefinement(
-        model, importance=importance, allocation=allocation, replay=replay, downscale_factor=1
+        model,
+        Masked(importance=importance, allocation=allocation, downscale_factor=1),
+        replay=replay,
     )
     report = refinement.refinement_cycle(loader(), prune_ratio=0.3)
     assert seen == {"batches": 4, "ratio": 0.3}
@@ -251,7 +253,7 @@ def test_a_refinement_need_not_be_kept_and_a_second_one_goes_on():
     again = RuntimeRefinement(model, replay=NO_REPLAY)
     assert again.active_parameters == again.total_parameters - cut
     with pytest.raises(ValueError, match="other prunable tensors"):
-        RuntimeRefinement(model, prunable=["0.weight"])
+        RuntimeRefinement(model, Masked(prunable=["0.weight"]))
 
 
 class Wrapping(torch.optim.Optimizer):
@@ -325,7 +327,7 @@ def test_the_loss_ranks_the_replay():
         seen.append(batch.inputs)
         return F.mse_loss(model(batch.inputs), batch.targets)
 
-    refinement = RuntimeRefinement(model, loss=F.mse_loss, step=step)
+    refinement = RuntimeRefinement(model, loss=F.mse_loss, optimizer=step)
     refinement.replay.buffer_size, refinement.replay.steps = 5, 1
     refinement.downscale_factor = 1
     refinement.refinement_cycle([(inputs, targets)], prune_ratio=0)
@@ -340,7 +342,9 @@ def test_an_importance_that_runs_the_model_changes_no_statistics():
 
     model = network()
     before = {name: value.clone() for name, value in model.named_buffers()}
-    RuntimeRefinement(model, importance=importance, replay=NO_REPLAY).refinement_cycle(loader())
+    RuntimeRefinement(model, Masked(importance=importance), replay=NO_REPLAY).refinement_cycle(
+        loader()
+    )
     assert all(value.equal(before[name]) for name, value in model.named_buffers())
     assert model.training
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from refine.cache import Cache, files, read_network
 from refine.cache.coding import packed, unpacked
 from refine.errors import SettingError
+from refine.pruning.cut import Masked
 from refine.pruning.granularity import filter as whole_filters
 from refine.refinement import RuntimeRefinement
 from refine.regrowth.regrowth import Regrowth
@@ -440,10 +441,8 @@ def test_a_channel_lives_again_as_a_whole():
     with torch.no_grad():
         model[1].bias.uniform_()
     images, labels = torch.randn(4, 1, 8, 8), torch.randint(0, 3, (4,))
-    refinement = RuntimeRefinement(
-        model, cache=Cache(), replay=Replay(steps=0), granularity=whole_filters,
-        downscale_factor=1.0,
-    )  # fmt: skip
+    pruner = Masked(granularity=whole_filters, downscale_factor=1.0)
+    refinement = RuntimeRefinement(model, pruner, cache=Cache(), replay=Replay(steps=0))
     before = model(images)
     refinement.refinement_cycle([(images, labels)], 0.5)
     assert not model(images).equal(before)

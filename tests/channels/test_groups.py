@@ -16,8 +16,8 @@ pytest.importorskip("torch_pruning")
 
 
 def refined(model, example, **given):
-    settings = {"structured": Structured(), "downscale_factor": 1.0, "replay": Replay(steps=0)}
-    return RuntimeRefinement(model, example=example, **settings | given)
+    pruner = Structured(downscale_factor=1.0, example=example, **given)
+    return RuntimeRefinement(model, pruner, replay=Replay(steps=0))
 
 
 class Tokens(nn.Module):
@@ -135,9 +135,9 @@ def test_channels_are_taken_out_where_that_can_be_followed(make, free, left):
             refined(model, x)
         return
     refinement = refined(model, x)
-    assert set(refinement.channels.widths) == free
+    assert set(refinement.method.widths) == free
     for name, reason in left.items():
-        assert reason in refinement.channels.left[name]
+        assert reason in refinement.method.kept[name]
     refinement.refinement_cycle(None, 0.4)
     for training in (True, False):
         model.train(training)
@@ -156,10 +156,10 @@ def test_tied_weights_stay_and_are_counted():
     )  # fmt: skip
     model[4].weight = tied.weight
     x = torch.randn(2, 3, 8, 8)
-    refinement = refined(model, x, structured=Structured(unit="macs"))
+    refinement = refined(model, x, unit="macs")
     assert refinement.prunable == macs(model, (3, 8, 8))
-    assert set(refinement.channels.widths) == {"6"}
-    assert "shares" in refinement.channels.left["2"]
+    assert set(refinement.method.widths) == {"6"}
+    assert "shares" in refinement.method.kept["2"]
     refinement.refinement_cycle(None, 0.05)
     assert model[4].weight is model[2].weight
     assert refinement.surviving == macs(model, (3, 8, 8))
@@ -171,7 +171,7 @@ def test_what_may_be_pruned_is_all_that_is():
         nn.Flatten(), nn.Linear(12, 10),
     )  # fmt: skip
     refinement = refined(model, torch.randn(2, 3, 8, 8), prunable=["2.weight"])
-    assert set(refinement.channels.widths) == {"2"}
+    assert set(refinement.method.widths) == {"2"}
 
 
 def small():
@@ -185,7 +185,7 @@ def small():
 
 def test_two_refinements_of_a_network_see_each_others_cuts():
     model, x, _ = small()
-    first, second = refined(model, x), refined(model, x, structured=Structured(min_density=0.5))
+    first, second = refined(model, x), refined(model, x, min_density=0.5)
     assert second.surviving == 28
     first.refinement_cycle(None, 0.4)
     assert second.surviving == first.surviving < 28

@@ -35,6 +35,8 @@ def test_the_table_follows_from_the_runs(tmp_path):
 
 @pytest.mark.long
 def test_the_benchmark_prints_ratios(tmp_path):
-    done = script_here("benchmark_structured.py", "rounds=1", "model=resnet20", "steps=10", cwd=tmp_path)
+    done = script_here(
+        "benchmark_structured.py", "rounds=1", "model=resnet20", "steps=10", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("torch-pruning / ours") == 2
