@@ -17,8 +17,8 @@ Makes a table or a picture of runs from the files that refine-run left in their 
 
 Runs that differ only in their seed are one group (device, output_dir, save_model and dataset.root
 do not count either). For each group the table shows the number of runs n, and mean, standard
-deviation and 95 % t interval of test accuracy and sparsity: at the last epoch before each cycle, and
-at the end.
+deviation and 95 % t interval of test accuracy and sparsity: at the last epoch before each cycle,
+and at the end.
 """
 EXAMPLES = """\
 examples:
