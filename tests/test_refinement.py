@@ -210,7 +210,7 @@ def test_evaluate_measures_after_the_cut_and_after_the_replay():
     )
     assert (report.accuracy_after_cut, report.accuracy_after_replay) == (1.0, 2.0)
     assert not seen[0].equal(seen[1])
-    assert set(report.seconds) >= {"importance", "downscale", "cut", "replay"}
+    assert set(report.seconds) >= {"score", "downscale", "cut", "replay"}
 
 
 def test_a_diverged_network_is_not_cut():
@@ -328,7 +328,7 @@ def test_the_loss_ranks_the_replay():
         return F.mse_loss(model(batch.inputs), batch.targets)
 
     refinement = RuntimeRefinement(model, loss=F.mse_loss, optimizer=step)
-    refinement.replay.buffer_size, refinement.replay.steps = 5, 1
+    refinement.parts.replay.buffer_size, refinement.parts.replay.steps = 5, 1
     refinement.downscale_factor = 1
     refinement.refinement_cycle([(inputs, targets)], prune_ratio=0)
     assert sorted(map(tuple, seen[0].tolist())) == sorted(map(tuple, inputs[-5:].tolist()))
@@ -373,7 +373,7 @@ def test_a_closure_optimizer_trains_and_replays():
 
 def test_each_refinement_has_a_replay_of_its_own():
     first, second = RuntimeRefinement(network()), RuntimeRefinement(network())
-    assert first.replay is not second.replay
+    assert first.parts.replay is not second.parts.replay
 
 
 def test_a_cut_model_may_move_and_be_loaded_again():

@@ -45,7 +45,7 @@ def by_lot(masks, share, seed=0):
 def cut(cache, cycle, masks, marked):
     """What the weights were before."""
     before = {name: weight.detach().clone() for name, weight in masks.weights().items()}
-    cache.note_cut(cycle, masks, marked)
+    cache.note_cut(cycle, model, masks, marked)
     masks.cut_(marked)
     return before
 
@@ -185,7 +185,7 @@ def test_a_cycle_that_is_done_again_replaces_what_it_was(cache):
     model = nn.Linear(4, 1)
     masks = Masks(model)
     for going in ([[True, False, False, False]], [[False, True, True, False]]):
-        cache.note_cut(1, masks, {"weight": torch.tensor(going)})
+        cache.note_cut(1, model, masks, {"weight": torch.tensor(going)})
     assert cache.cycles == [1]
     assert cache.entry(1)["weight"][0].tolist() == going
 
@@ -193,7 +193,7 @@ def test_a_cycle_that_is_done_again_replaces_what_it_was(cache):
 def test_a_cycle_without_a_cut_has_an_empty_entry(cache):
     model = nn.Linear(4, 1)
     masks = Masks(model)
-    cache.note_cut(1, masks, {})
+    cache.note_cut(1, model, masks, {})
     assert (cache.cycles, cache.entry(1), cache.restorable(masks)) == ([1], {}, ({}, {}))
 
 
@@ -215,7 +215,7 @@ def test_sizes_are_those_on_disk_or_in_memory(tmp_path, masks):
     kept = [Cache(), Cache(tmp_path)]
     for cache in kept:
         for cycle in (1, 2):
-            cache.note_cut(cycle, masks, by_lot(masks, 0.3, seed=cycle))
+            cache.note_cut(cycle, model, masks, by_lot(masks, 0.3, seed=cycle))
     sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
     for cache in kept:
         assert [cache.bytes_of(1), cache.bytes_of(2)] == sizes
@@ -268,7 +268,7 @@ def test_the_reference_is_the_network_with_everything_back(cache):
     unknown = {"0.weight": torch.zeros(10, 10, dtype=torch.bool)}  # cut, but not by a cycle
     unknown["0.weight"][masks["0.weight"].nonzero()[0].unbind()] = True
     masks.cut_(unknown)
-    reference = cache.reference(model, masks)
+    reference = cache.denser(model, masks)
     now = {name: weight.detach().clone() for name, weight in masks.weights().items()}
     first = by_lot({name: torch.ones_like(mask) for name, mask in masks.items()}, 0.3)
     for name, value in reference.values.items():
@@ -418,7 +418,7 @@ def test_a_damaged_head_is_named_too(damage, tmp_path):
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, model, masks):
     cache = Cache(tmp_path)
-    cache.note_cut(1, masks, by_lot(masks, 0.3))
+    cache.note_cut(1, model, masks, by_lot(masks, 0.3))
     before = (tmp_path / "cut-1.safetensors.z").read_bytes()
 
     def no_space(*arguments):
@@ -426,9 +426,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, model, masks):
 
     monkeypatch.setattr("refine.records.files.os.fsync", no_space)
     with pytest.raises(OSError, match="No space"):
-        cache.note_cut(1, masks, by_lot(masks, 0.5))
+        cache.note_cut(1, model, masks, by_lot(masks, 0.5))
     with pytest.raises(OSError, match="No space"):
-        cache.note_cut(2, masks, by_lot(masks, 0.5))
+        cache.note_cut(2, model, masks, by_lot(masks, 0.5))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
     assert cache.cycles == [1]
 

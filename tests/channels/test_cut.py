@@ -183,9 +183,9 @@ def test_targets_are_met_as_closely_as_whole_channels_allow(images):
         refinement = RuntimeRefinement(
             model, Structured(unit=unit, steps=50, example=images[0]), replay=Replay(steps=0)
         )
-        goal = refinement.prunable // 3
-        refinement.refinement_cycle([images], 1 - goal / refinement.prunable)
-        assert goal / most <= refinement.surviving <= goal
+        goal = refinement.method.prunable // 3
+        refinement.refinement_cycle([images], 1 - goal / refinement.method.prunable)
+        assert goal / most <= refinement.method.surviving <= goal
     assert refinement.active_parameters == sum(p.numel() for p in model.parameters())
     assert refinement.total_parameters == 272_474
     assert refinement.sparsity == 1 - refinement.active_parameters / 272_474
@@ -286,7 +286,7 @@ def test_what_goes_with_the_network_becomes_smaller_with_it(images):
         replay=Replay(steps=3, batch_size=8),
     )
     rewind = WeightRewind(model, refinement.masks, 1)
-    refinement.shrinking.append(rewind.shrunk_)
+    refinement.followers["rewind"] = rewind
     trained(model, images, optimizer)
     rewind.note(1)
     noted = model[0].weight.detach().clone()

@@ -394,7 +394,7 @@ def test_what_a_cycle_cut_returns_to_where_it_was():
     regrowth = Regrowth(regrowth_score.random, initial=initial_value.stale)
     alive, before = {n: m.clone() for n, m in masks.items()}, bits(model)
     marked = {n: m & (torch.rand(m.shape, generator=generator(4)) < 0.5) for n, m in masks.items()}
-    regrowth.note_cut(masks, marked)
+    regrowth.note_cut(1, model, masks, marked)
     masks.cut_(marked)
     kept = regrowth.state_dict()
     regrown = regrowth.regrow_(model, masks)
