@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from refine.cli.compose import composed
+from refine.config.rules import broken
 from refine.report.terminal import LogOnly
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +33,26 @@ def same(whole, stopped):
     """Whether two runs left the same tables and networks."""
     weights = [(place / "model.safetensors").read_bytes() for place in (whole, stopped)]
     return weights[0] == weights[1] and rows(whole) == rows(stopped)
+
+
+def fitting(*overrides):
+    """``overrides`` without the settings that their schedule does not have."""
+    chosen = [o for o in overrides if o.startswith(("schedule=", "experiment=", "control="))]
+    own = composed(chosen).schedule
+    names = [override.partition("=")[0].removeprefix("schedule.") for override in overrides]
+    return [
+        override
+        for override, name in zip(overrides, names, strict=True)
+        if not override.startswith("schedule.") or name in own
+    ]
+
+
+def refused(importance, allocation, granularity, n=2, m=4):
+    """What is said of a pruner with these; None if they go together."""
+    names = {"importance": importance, "allocation": allocation, "granularity": granularity}
+    config = composed([])
+    config.pruner.update({**names, "n": n, "m": m})
+    return broken(config)
 
 
 def script(name, *arguments, cwd):

@@ -4,8 +4,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from refine.config import GROUPS, config_directory
-from refine.config import choices as answers
+from refine.config import GROUPS, choices, config_directory
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LOOP, CONSOLIDATION, IMPORTANCE, CHANNELS, DEPLOY = re.findall(
@@ -89,7 +88,7 @@ def test_every_option_is_named(group):
 
 
 @pytest.mark.parametrize(
-    "choices",
+    "table",
     [
         "IMPORTANCES",
         "ALLOCATIONS",
@@ -109,8 +108,8 @@ def test_every_option_is_named(group):
         "SPLITS",
     ],
 )
-def test_every_answer_has_its_line(choices):
-    for name, meaning in getattr(answers, choices).items():
+def test_every_choice_has_its_line(table):
+    for name, meaning in getattr(choices, table).items():
         assert f"\n- `{name}`: {meaning}\n" in README
 
 

@@ -1,17 +1,21 @@
 import math
+from dataclasses import fields
 
 import pytest
 
+from refine.errors import FieldError
 from refine.schedule import (
     Adaptive,
     Cosine,
     Cubic,
     Cyclic,
     Geometric,
+    Given,
     Listed,
     Never,
     OneShot,
     Periodic,
+    ToTarget,
 )
 
 NETWORK = {"prunable": 581_728, "total": 582_346}  # the paper's
@@ -80,7 +84,7 @@ def test_geometric_cuts_by_its_ratio_and_ends_at_its_target_to_the_unit():
     for _ in range(4):
         by_hand.append(by_hand[-1] - math.floor(0.4 * (by_hand[-1] - 1)) - 1)
     assert list(path.values()) == [*by_hand[1:], 100]
-    with pytest.raises(ValueError, match="of the survivors"):
+    with pytest.raises(TypeError, match="'of'"):
         Geometric(0.4, 20, of="all", target_sparsity=0.9, prunable=1000, total=1000)
 
 
@@ -123,11 +127,54 @@ def test_cosine_falls_from_its_ratio_to_nothing():
 
 
 def test_a_target_that_cannot_be_reached_is_refused():
-    with pytest.raises(ValueError, match="target_sparsity is not set"):
+    with pytest.raises(TypeError, match="target_sparsity"):
         Cubic(0.15, 20)
-    with pytest.raises(ValueError, match="leaves nothing"):
-        Cubic(0.15, 20, target_sparsity=0.999, prunable=998, total=1000)
-    with pytest.raises(ValueError, match="same length"):
-        Listed(0.15, 20, at=[1, 2], sparsities=[0.5])
-    with pytest.raises(ValueError, match="must rise"):
-        Listed(0.15, 20, at=[2, 1], sparsities=[0.5, 0.6], prunable=9, total=9)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "settings", "field", "problem"),
+    [
+        (Cubic, {"target_sparsity": 0.999}, "target_sparsity", "leaves nothing"),
+        (Cyclic, {"target_sparsity": 0.9, "initial_sparsity": 0.999}, "initial_sparsity", "leaves"),
+        (OneShot, {"target_sparsity": 0.999}, "target_sparsity", "leaves nothing"),
+        (OneShot, {"cycles_at_once": 2, "of": "all"}, "of", "must be survivors"),
+        (Listed, {"at": [1, 2], "sparsities": [0.5]}, "sparsities", "same length"),
+        (Listed, {"at": [2, 1], "sparsities": [0.5, 0.6]}, "at", "must rise"),
+        (Listed, {"at": [1], "sparsities": [0.999]}, "sparsities", "leaves nothing"),
+        (Periodic, {"of": "all", "interval": 1}, "of", "leave nothing"),
+        (Cyclic, {"target_sparsity": 0.9, "period": 4}, "period", "must be from 2 to the 3"),
+    ],
+)
+def test_what_a_schedule_refuses_carries_its_field(schedule, settings, field, problem):
+    with pytest.raises(FieldError, match=problem) as refused:
+        schedule(0.15, 20, prunable=998, total=1000, **settings)
+    assert refused.value.field == field
+    assert str(refused.value) == f"{field} {refused.value.problem}"
+
+
+def test_a_target_is_reached_by_equal_factors():
+    schedule = ToTarget(Periodic(0.15, 20, prunable=1000, total=1000), goal=125, length=20)
+    surviving, path = 1000, []
+    for at in range(21):
+        if ratio := schedule.due(at, surviving):
+            surviving -= math.floor(ratio * (surviving - 1)) + 1
+            path.append(surviving)
+    assert path == [500, 250, 125]
+    assert (schedule.by, schedule.grows) == ("epoch", False)
+
+
+def test_each_schedule_has_its_own_few_fields():
+    given = {entry.name for entry in fields(Given)}
+    own = {
+        schedule.__name__: {entry.name for entry in fields(schedule)} - given
+        for schedule in (Never, Periodic, OneShot, Geometric, Listed, Cosine)
+    }
+    spaced = {"by", "start", "stop", "interval"}
+    assert own == {
+        "Never": set(),
+        "Periodic": spaced | {"of"},
+        "OneShot": {"by", "start", "stop", "of", "cycles_at_once", "target_sparsity"},
+        "Geometric": spaced | {"target_sparsity"},
+        "Listed": {"by", "at", "sparsities"},
+        "Cosine": spaced,
+    }

@@ -1,8 +1,8 @@
-"""Which answers can a setting have, and where do they come from?"""
+"""Which choices does a setting have, what do they do, and where do they come from?"""
 
 IMPORTANCES = {
     "magnitude": "|w| (Han et al. 2015)",
-    "random": "a number by lot: the control",
+    "random": "a random number: the control",
     "none": "no score, so nothing is cut",
     "taylor": "|w g|, mean over batches (Molchanov et al. 2017)",
     "taylor_squared": "(w g)^2, mean over batches (Molchanov et al. 2019)",
@@ -36,7 +36,7 @@ CRITERIA = {
     "(DepGraph, Fang et al. 2023)",
     "growing_reg": "the same as a share of the group's mean (GReg, Wang et al. 2021)",
     "taylor": "sum of |w g| (Molchanov et al. 2019)",
-    "random": "by lot: the control",
+    "random": "at random: the control",
     "fpgm": "distance to the layer's other filters (He et al. 2019)",
     "lamp": "sum of w^2 over that of the group's channels not smaller (Lee et al. 2021)",
 }
@@ -49,7 +49,7 @@ REGULARIZERS = {
 }
 SELECTIONS = {
     "high_loss": "the images of highest loss (the paper)",
-    "uniform": "images chosen by lot",
+    "uniform": "images chosen at random",
     "entropy": "images whose predicted classes have the most entropy (Lewis & Gale 1994)",
     "margin": "images whose two likeliest classes are closest (Scheffer et al. 2001)",
     "disagreement": "images on which the network disagrees with itself under dropout "
@@ -114,11 +114,9 @@ PRECISIONS = {
     "bf16": "bfloat16 autocast",
     "fp16": "half precision autocast with a gradient scaler (CUDA only)",
 }
-UNITS = {"epoch": "cycles are due after epochs", "step": "after training steps"}
-SHARES = {"survivors": "of the weights that live", "all": "of all that could ever be cut"}
 REGROWTHS = {
     "none": "what is cut stays cut",
-    "random": "by lot (SET, Mocanu et al. 2018)",
+    "random": "at random (SET, Mocanu et al. 2018)",
     "gradient": "greatest |gradient| where weights are cut (RigL, Evci et al. 2020)",
     "saliency": "greatest (w g)^2 of the denser network it once was (arXiv:2511.11675)",
     "reference": "where a less sparse network still has weights (arXiv:2511.11675)",
@@ -133,9 +131,9 @@ REGROWTH_ALLOCATIONS = {
 }
 INITIALS = {
     "zero": "0, so that outputs stay as they are (Evci et al. 2020)",
-    "kaiming": "by lot, uniform, from the layer's inputs (He et al. 2015)",
-    "xavier": "by lot, uniform, from inputs and outputs (Glorot & Bengio 2010)",
-    "fan_in": "by lot, normal, variance 2 over the inputs that live (Evci et al. 2022)",
+    "kaiming": "at random, uniform, from the layer's inputs (He et al. 2015)",
+    "xavier": "at random, uniform, from inputs and outputs (Glorot & Bengio 2010)",
+    "fan_in": "at random, normal, variance 2 over the inputs that live (Evci et al. 2022)",
     "stale": "as it was when it was cut",
     "reference": "as it is in the denser network",
 }

@@ -471,7 +471,8 @@ def test_what_is_restored_stays_while_only_regrown_weights_train():
 
 def test_a_cycle_that_fails_after_its_cut_has_been_one():
     model = nn.Linear(8, 3)
-    refinement = RuntimeRefinement(model, cache=Cache(), replay=Replay(steps=0))
+    cache = Cache()
+    refinement = RuntimeRefinement(model, cache=cache, replay=Replay(steps=0))
 
     def recover():
         raise ValueError("no step is left")
@@ -479,6 +480,6 @@ def test_a_cycle_that_fails_after_its_cut_has_been_one():
     with pytest.raises(ValueError, match="no step"):
         refinement.refinement_cycle(None, 0.5, recover=recover)
     refinement.refinement_cycle(None, 0.5)
-    assert refinement.cache.cycles == [1, 2]
+    assert cache.cycles == [1, 2]
     assert sum(refinement.restore().values()) == 12 + 6
     assert refinement.sparsity == 0

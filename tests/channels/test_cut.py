@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 from refine import Distillation, RuntimeRefinement
 from refine.channels import criteria
 from refine.channels.plan import Structured
-from refine.config import choices as answers
+from refine.config import choices
 from refine.distillation import Ema
 from refine.evaluation.cost import macs
 from refine.export.network_file import Description, load_model, write
@@ -131,7 +131,7 @@ def test_a_filter_that_is_gone_answers_as_one_that_is_zero(images):
     assert difference < 1e-5
 
 
-@pytest.mark.parametrize("name", [name for name in answers.CRITERIA if name != "none"])
+@pytest.mark.parametrize("name", [name for name in choices.CRITERIA if name != "none"])
 @pytest.mark.parametrize("scope", ["global", "layerwise"])
 def test_every_criterion_cuts_the_channels_asked_for(name, scope, images):
     torch.manual_seed(0)

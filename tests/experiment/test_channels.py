@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from conftest import SMALL
-from runs import same
+from runs import fitting, same
 
 from refine.cli import run as cli
 from refine.config import config_directory
@@ -123,9 +123,9 @@ def test_a_smaller_network_is_trained_on_with_a_regularizer(run, command):
 
 def test_the_stages_of_sparse_training_are_recorded(run):
     done = run(
-        "experiment=sparse_training_small", "dataset=digits", *SMALL, "dataset.image_size=8",
-        "trainer.epochs=4", "regularizer.start=1", "regularizer.stop=3", "schedule.start=3",
-        "pruner.steps=5", "trainer.lr_scheduler.lengths=[1,2,1]",
+        *fitting("experiment=sparse_training_small", *SMALL, "schedule.start=3"),
+        "dataset=digits", "dataset.image_size=8", "trainer.epochs=4", "regularizer.start=1",
+        "regularizer.stop=3", "pruner.steps=5", "trainer.lr_scheduler.lengths=[1,2,1]",
     )  # fmt: skip
     stages = {entry["stage"]: entry for entry in done.summary["stages"]}
     assert list(stages) == ["pretrained", "sparse training", "cut", "fine-tuned"]
@@ -150,7 +150,10 @@ def test_the_stages_of_sparse_training_are_recorded(run):
         (["pruner.target_speedup=2", "pruner.target_macs=1000"], "exclude each other"),
         (["pruner.target_macs=999999999999"], "must be below"),
         (["pruner.target_speedup=2", "schedule=cubic"], "one_shot or periodic"),
-        (["pruner.target_speedup=2", "schedule.target_sparsity=0.5"], "exclude each other"),
+        (
+            ["pruner.target_speedup=2", "schedule=one_shot", "schedule.target_sparsity=0.5"],
+            "exclude each other",
+        ),
         (["pruner.target_speedup=2", "schedule.start=9", "trainer.epochs=9"], "no cycle"),
         (["schedule=cubic", "schedule.target_sparsity=0.995"], "is as far as it goes"),
         (["schedule=list", "schedule.at=[3]", "schedule.sparsities=[0.999]"], "as far as it goes"),
@@ -172,7 +175,7 @@ def test_the_stages_of_sparse_training_are_recorded(run):
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_what_does_not_fit_is_said_before_anything_is_trained(settings, problem, command, tmp_path):
-    done = command(*TINY, *settings, "output_dir=run")
+    done = command(*fitting(*TINY, *settings), "output_dir=run")
     assert done.code == 1
     assert problem in done.err
     assert len(done.err.splitlines()) <= 2
@@ -205,7 +208,7 @@ def test_without_the_library_the_remedy_is_named(run, monkeypatch):
 def test_the_controls_run(run):
     dense = run(*TINY, "pruner.target_speedup=2", "control=dense", name="dense")
     assert dense.summary["sparsity"] == 0
-    once = run(*TINY, "pruner.target_speedup=2", "control=one_shot", name="once")
+    once = run(*fitting(*TINY, "pruner.target_speedup=2", "control=one_shot"), name="once")
     assert once.summary["cycles"] == 1
     assert once.summary["speedup"] >= 2
 

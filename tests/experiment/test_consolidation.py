@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from conftest import SMALL
-from runs import rows, same
+from runs import fitting, rows, same
 
 from refine.config import config_directory
 from refine.errors import SettingError, TrainingError
@@ -36,7 +36,7 @@ TRIPLES = [
 
 @pytest.fixture
 def teacher(undisturbed):
-    return undisturbed(*TINY, "schedule=never").directory
+    return undisturbed(*fitting(*TINY, "schedule=never")).directory
 
 
 @pytest.fixture
@@ -211,9 +211,9 @@ def test_replay_keeps_what_training_alone_forgets(run):
          "dataset.augment: permuted"),
         ("dataset.split=classes trainer.epochs=5 dataset.validation_size=3",
          "dataset.validation_size: there are no"),
-        ("replay=reservoir replay.selection=entropy", "replay.storage: reservoir goes by no rank"),
+        ("replay=reservoir replay.selection=entropy", "replay.storage: reservoir uses no rank"),
         ("replay=training replay.sampling=proportional", "replay.sampling: there is no memory"),
-        ("regrowth=random cache=memory regrowth.source=cache", "regrowth.source: is looked at by"),
+        ("regrowth=random cache=memory regrowth.source=cache", "regrowth.source: is used by"),
         ("recovery=slr recovery.rewind_to=1", "recovery.rewind_to: needs"),
         ("recovery=slr recovery.max_lr=inf", "recovery.max_lr: must be finite"),
         ("recovery.curve=torch.sin", "recovery.curve: torch.sin fails"),
@@ -254,7 +254,7 @@ def test_what_fails_at_a_tasks_end_is_one_line(run, tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(TrainingError, match=r"the end of task 1 failed: .* not finite"):
-        run(*STREAM, "schedule=never", "replay.selection=mine_at_the_end.rank")
+        run(*fitting(*STREAM, "schedule=never"), "replay.selection=mine_at_the_end.rank")
 
 
 def test_adaptive_measures_a_streams_tasks_anew(run):
@@ -267,7 +267,7 @@ def test_adaptive_measures_a_streams_tasks_anew(run):
 
 
 def test_a_finished_run_goes_on_to_more_epochs_with_its_recovery(run):
-    settings = (*TINY, "schedule=one_shot", "schedule.start=2", "trainer.epochs=4")
+    settings = fitting(*TINY, "schedule=one_shot", "schedule.start=2", "trainer.epochs=4")
     for recovery in ("one_cycle", "weight_rewind"):
         done = run(*settings, f"recovery={recovery}", name=recovery)
         run(*settings, f"recovery={recovery}", "trainer.epochs=8", f"resume={done.directory}",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import SMALL, Quiet
 from omegaconf import OmegaConf
-from runs import rows
+from runs import fitting, rows
 
 from refine.cli import run as cli
 from refine.config import GROUPS, config_directory
@@ -64,7 +64,7 @@ def test_every_file_of_the_configuration_runs(
     if option == "distillation=dense":
         teacher = run(*overrides[1:], "save_model=true", name="teacher")
         overrides += [f"distillation.source={teacher.directory}"]
-    done = run(*overrides, *ASIDE.get(option, ()))
+    done = run(*fitting(*overrides, *ASIDE.get(option, ())))
     assert done.summary["status"] == "finished"
     assert done.summary["epochs"] == len([r for r in done.display.rows if isinstance(r, EpochRow)])
     if option.startswith("dataset="):
@@ -138,7 +138,8 @@ def test_saved_weights_are_those_of_the_refined_network(run):
 
 
 def test_a_cycle_after_the_last_epoch_has_the_last_word(run):
-    done = run(*SMALL, "schedule=one_shot", "schedule.start=2", "schedule.stop=2")
+    once = ("schedule=one_shot", "schedule.start=2", "schedule.stop=2")
+    done = run(*fitting(*SMALL, *once))
     cycle = done.display.rows[-1]
     assert isinstance(cycle, CycleRow)
     assert done.summary["test_accuracy"] == cycle.test_accuracy_after_replay

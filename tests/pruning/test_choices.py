@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from refine.config import choices as answers
+from refine.config import choices
 from refine.config import instantiate as build
 from refine.pruning import allocation, importance
 from refine.sparsity.masks import Masks
@@ -22,17 +22,17 @@ def test_random_follows_the_seed_and_none_cuts_nothing():
 
 
 @pytest.mark.parametrize(
-    ("choices", "module"),
+    ("table", "module"),
     [
-        (answers.IMPORTANCES, "refine.pruning.importance"),
-        (answers.ALLOCATIONS, "refine.pruning.allocation"),
-        (answers.SELECTIONS, "refine.replay.priority"),
-        (answers.SAMPLINGS, "refine.replay.sampling"),
-        (answers.SPLITS, "refine.datasets.course"),
-        (answers.AUGMENTATIONS, "refine.datasets.augmentation"),
+        (choices.IMPORTANCES, "refine.pruning.importance"),
+        (choices.ALLOCATIONS, "refine.pruning.allocation"),
+        (choices.SELECTIONS, "refine.replay.priority"),
+        (choices.SAMPLINGS, "refine.replay.sampling"),
+        (choices.SPLITS, "refine.datasets.course"),
+        (choices.AUGMENTATIONS, "refine.datasets.augmentation"),
     ],
 )
-def test_every_function_has_its_line_of_help_and_every_line_its_function(choices, module):
+def test_every_function_has_its_line_of_help_and_every_line_its_function(table, module):
     from importlib import import_module
 
-    assert set(choices) == set(build.public_functions(import_module(module)))
+    assert set(table) == set(build.public_functions(import_module(module)))

@@ -552,21 +552,3 @@ def test_a_wrapped_importance_is_given_the_loss_only_if_its_function_takes_it():
     assert given(without) is None
     assert given(partial(with_loss, loss=3)) == 3
     assert given(lambda model, batches, **others: others) == 7
-
-
-def test_an_importance_of_which_only_observe_is_known_keeps_it():
-    class Counting:
-        steps = 0
-
-        def observe(self, weights, scale):
-            self.steps += 1
-
-        def __call__(self, model, batches):
-            return {"steps": self.steps}
-
-    counting = importance.as_importance(Counting())
-    assert counting.needs_steps
-    counting.observe({}, None)
-    counting.begin_epoch()
-    assert counting(None, []) == {"steps": 1}
-    assert counting.state_dict() == {}

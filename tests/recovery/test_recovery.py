@@ -259,7 +259,7 @@ def test_none_does_nothing():
 
 
 def test_settings_that_do_not_go_together():
-    with pytest.raises(ValueError, match="recovery=lr_rewind needs"):
+    with pytest.raises(ValueError, match="curve lr_rewind needs"):
         Recovery(sgd(), lr_rewind)
     for curve in (fine_tune, lr_rewind, slr):
         with pytest.raises(ValueError, match="cycle_momentum: goes with clr and one_cycle"):

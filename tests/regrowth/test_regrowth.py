@@ -327,13 +327,13 @@ def test_only_the_regrown_train_until_they_no_longer_do(kind):
 
     other = copy.deepcopy(model)  # as from a checkpoint: weights, masks, what is free
     watch(other).masks.cut_({name: ~mask for name, mask in masks.items()})
-    watch(other).train_only_(watching.free)
+    watch(other).train_only_(**watching.frozen())
     frozen = bits(other)
     train(other, make_optimizer(kind, other), data)
     assert all(p.equal(frozen[n]) for n, p in other.named_parameters() if n not in masks)
 
     watching.train_all_()
-    assert watching.free == {}
+    assert watching.frozen()["free"] == {}
     train(model, optimizer, data)
     assert all((p != before[n]).any() for n, p in model.named_parameters() if "bias" not in n)
     assert all(not w[~masks[n]].any() for n, w in masks.weights().items())
@@ -359,10 +359,12 @@ def test_what_is_frozen_may_move_to_another_precision():
 @pytest.mark.parametrize("allocation", ["cut", "global", "greedy"])
 def test_the_whole_step(score, allocation):
     model, masks, dense, data = pruned()
-    regrowth = Regrowth(SCORES[score], ALLOCATIONS[allocation], INITIALS["reference"], 0.125)
+    regrowth = Regrowth(
+        SCORES[score], ALLOCATIONS[allocation], INITIALS["reference"], 0.125, reference=dense
+    )
     alive = {name: mask.clone() for name, mask in masks.items()}
     before = bits(model)
-    regrown = regrowth.regrow_(model, masks, data, dense)
+    regrown = regrowth.regrow_(model, masks, data)
     assert sum(regrown.counts.values()) == masks.prunable // 8
     for name, weight in masks.weights().items():
         marked = regrown.marked.get(name, torch.zeros_like(masks[name]))
