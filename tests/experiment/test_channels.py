@@ -124,8 +124,9 @@ def test_a_smaller_network_is_trained_on_with_a_regularizer(run, command):
 def test_the_stages_of_sparse_training_are_recorded(run):
     done = run(
         *fitting("experiment=sparse_training_small", *SMALL, "schedule.start=3"),
-        "dataset=digits", "dataset.image_size=8", "trainer.epochs=4", "regularizer.start=1",
-        "regularizer.stop=3", "pruner.steps=5", "trainer.lr_scheduler.lengths=[1,2,1]",
+        "dataset=digits", "dataset.image_size=8", "dataset.test_size=0", "trainer.epochs=4",
+        "regularizer.start=1", "regularizer.stop=3", "pruner.steps=5",
+        "trainer.lr_scheduler.lengths=[1,2,1]",
     )  # fmt: skip
     stages = {entry["stage"]: entry for entry in done.summary["stages"]}
     assert list(stages) == ["pretrained", "sparse training", "cut", "fine-tuned"]

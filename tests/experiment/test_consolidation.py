@@ -18,7 +18,7 @@ TINY = (
     *SMALL, "dataset.subset_size=80", "dataset.validation_size=20", "trainer.batch_size=15",
     "trainer.epochs=4", "schedule.start=2", "model=logistic", "dataset.image_size=8",
     "replay.steps=2", "replay.buffer_size=40", "replay.batch_size=20", "save_model=true",
-    "replay.vae.training_steps=3",
+    "replay.vae.training_steps=3", "dataset.test_size=0",
 )  # fmt: skip
 
 

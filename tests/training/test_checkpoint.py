@@ -26,7 +26,8 @@ from refine.training.step import Stepper
 # Four steps an epoch, a cycle of two steps after the first and the second.
 TINY = (
     *SMALL, "dataset.subset_size=80", "dataset.validation_size=20", "trainer.batch_size=15",
-    "trainer.epochs=3", "dataset.augment=shift_flip", "dataset.image_size=8", "save_model=true",
+    "trainer.epochs=3", "dataset.augment=shift_flip", "dataset.image_size=8", "dataset.test_size=0",
+    "save_model=true",
 )  # fmt: skip
 STEPS = 3 * 4 + 2 * 2
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
