@@ -1,14 +1,11 @@
 """What is one run, from its configuration to its files?"""
 
 import logging
-import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
 from omegaconf import DictConfig
 
 from refine.builders import build_course, build_data, build_model, build_trainer
@@ -21,25 +18,19 @@ from refine.records.directory import RunDirectory
 from refine.records.files import uninterrupted
 from refine.records.rows import (
     CACHE_DIRECTORY,
-    EPOCHS_FILE,
     FIGURE_FILE,
     MODEL_FILE,
     CycleRow,
     EpisodeRow,
     EpochRow,
 )
-from refine.records.summary import summary_of
+from refine.records.summary import ending, summary_of
 from refine.report.figure import draw_run
 from refine.report.stages import stages
+from refine.rng import seed_all
 from refine.tracking.safe import SafeTracker
 from refine.training.checkpoint import Checkpoints, Recorded, restore_, save_model, state_of
-from refine.training.device import (
-    Precision,
-    be_deterministic,
-    choose_device,
-    describe,
-    keep_freed_memory,
-)
+from refine.training.device import Machine, keep_freed_memory
 from refine.training.trainer import Trainer
 
 log = logging.getLogger("refine")
@@ -68,7 +59,7 @@ def run(
     summary: the run has not ended.
     """
     validate(config)
-    machine = Machine.of(config)
+    machine = Machine(config.device, config.trainer.precision, config.trainer.deterministic)
     again = again or config.resume is not None
     place = config.resume or directory or config.output_dir
     with RunDirectory(place, again=again) as files, Signals() as signals:
@@ -76,25 +67,6 @@ def run(
         session.open(again)
         stopped = session.train()
         return session.write(stopped)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where a run computes, and in which precision."""
-
-    device: torch.device
-    precision: Precision
-
-    @classmethod
-    def of(cls, config: DictConfig) -> "Machine":
-        """What the configuration asks for; SettingError where there is none."""
-        device = choose_device(config.device)
-        be_deterministic(config.trainer.deterministic)
-        return cls(device, Precision(config.trainer.precision, device))
-
-    def described(self) -> dict[str, str]:
-        """For ``environment.json``."""
-        return {"device": describe(self.device), "precision": self.precision.name}
 
 
 @dataclass
@@ -111,11 +83,11 @@ class Session:
     def open(self, again: bool) -> None:
         """Builds what the configuration stands for, and brings it to where an earlier part of the
         run has left it, if there is one."""
-        _seed(self.config.seed)
+        seed_all(self.config.seed)
         keep_freed_memory()
         self.settings: RunConfig = typed(self.config)
         self.checkpoints = Checkpoints(self.files.path)
-        state = self._earlier() if again else None
+        state = self.checkpoints.earlier(insist=bool(self.config.resume)) if again else None
         self.trainer = self._build(fresh=state is None)
         if state is not None:
             self._restore(state)
@@ -154,7 +126,7 @@ class Session:
                 save_model(trainer.model, files.path / MODEL_FILE)
         except (OSError, SettingError) as error:  # such as a full disk
             stopped = stopped or error
-        summary |= {"status": _status(stopped), "reason": _reason(stopped) if stopped else None}
+        summary |= ending(stopped)
         files.summarize(summary)
         self.tracker.end(summary, files.path / FIGURE_FILE)
         if stopped is None:  # one is enough to resume with more epochs
@@ -228,23 +200,8 @@ class Session:
             if told:
                 raise error
             raise SettingError("model", f"cannot be trained: {error}") from error
-        log.error("%s", _reason(error))
+        log.error("%s", ending(error)["reason"])
         log.debug("where it stopped", exc_info=error)
-
-    def _earlier(self) -> dict[str, Any] | None:
-        """What an earlier part of the run has left to continue from, if anything."""
-        state, problems = self.checkpoints.load()
-        for problem in problems:
-            log.warning("%s", problem)
-        directory, resumed = self.files.path, self.config.resume
-        if state is None and resumed and (problems or (directory / EPOCHS_FILE).exists()):
-            what = "; ".join(problems) or "it was run with checkpoint.every=0"
-            raise SettingError(
-                "resume",
-                f"there is nothing to resume in {directory}: {what}. "
-                f"refine-run --config-path {directory} runs it anew",
-            )
-        return state
 
     def _restore(self, state: dict[str, Any]) -> None:
         position, epochs = state.get("position", {}), self.settings.trainer.epochs
@@ -277,12 +234,6 @@ class Session:
         return summary
 
 
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def _headline(settings: RunConfig, course: Course, machine: Machine) -> str:
     parts = {"training": "train", "validation": "validation", "test": "test"}
     counts = {
@@ -295,18 +246,6 @@ def _headline(settings: RunConfig, course: Course, machine: Machine) -> str:
     model = settings.model["_target_"].rpartition(".")[2]
     dataset = settings.dataset._target_.rpartition(".")[2]
     return (
-        f"{model} on {dataset} ({images} images{stream}), {describe(machine.device)}, "
+        f"{model} on {dataset} ({images} images{stream}), {machine.name}, "
         f"{machine.precision.name}, seed {settings.seed}"
     )
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) or ("interrupted" if isinstance(error, KeyboardInterrupt) else repr(error))
-
-
-def _status(stopped: BaseException | None) -> str:
-    if isinstance(stopped, Stop):
-        return stopped.status
-    if isinstance(stopped, KeyboardInterrupt):
-        return "interrupted"
-    return "failed" if stopped else "finished"

@@ -50,3 +50,10 @@ def same_random_state() -> Iterator[None]:
         yield
     finally:
         set_random_state(state)
+
+
+def seed_all(seed: int) -> None:
+    """Seeds the process's own generators: Python's, NumPy's and torch's."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from refine.errors import Stop
 from refine.records.rows import CycleRow, EpochRow
 
 
@@ -35,3 +36,15 @@ def summary_of(
         **({} if last.forgetting is None or cut_last else {"forgetting": last.forgetting}),
         "last_epoch": asdict(last),
     }
+
+
+def ending(stopped: BaseException | None) -> dict[str, Any]:
+    """How a run ended and why, where something has stopped it."""
+    if stopped is None:
+        return {"status": "finished", "reason": None}
+    interrupted = isinstance(stopped, KeyboardInterrupt)
+    status = "interrupted" if interrupted else "failed"
+    if isinstance(stopped, Stop):
+        status = stopped.status
+    reason = str(stopped) or ("interrupted" if interrupted else repr(stopped))
+    return {"status": status, "reason": reason}

@@ -7,6 +7,7 @@ SHA-256: damage is seen before anything is read, and reading it executes nothing
 import errno
 import hashlib
 import io
+import logging
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,12 +19,13 @@ from torch import nn
 
 from refine.errors import SettingError
 from refine.records.files import written_whole
-from refine.records.rows import CHECKPOINT_FILES, CycleRow, EpisodeRow, EpochRow
+from refine.records.rows import CHECKPOINT_FILES, EPOCHS_FILE, CycleRow, EpisodeRow, EpochRow
 from refine.rng import random_state, set_random_state
 from refine.training.learning_rate import LearningRate
 from refine.training.position import Position
 from refine.training.trainer import Trainer
 
+log = logging.getLogger("refine")
 MAGIC = b"runtime-refinement checkpoint 2, sha256 "
 EARLIER = b"runtime-refinement checkpoint 1, "
 # What a learning rate's curve may set in an optimizer's groups; the rest is the optimizer's own.
@@ -158,6 +160,22 @@ class Checkpoints:
             else:
                 return state, problems
         return None, problems
+
+    def earlier(self, insist: bool) -> dict[str, Any] | None:
+        """What an earlier part of the run has left to continue from, if anything. If ``insist``,
+        SettingError where its checkpoints cannot be read, or it made none."""
+        state, problems = self.load()
+        for problem in problems:
+            log.warning("%s", problem)
+        directory = self.latest.parent
+        if state is None and insist and (problems or (directory / EPOCHS_FILE).exists()):
+            what = "; ".join(problems) or "it was run with checkpoint.every=0"
+            raise SettingError(
+                "resume",
+                f"there is nothing to resume in {directory}: {what}. "
+                f"refine-run --config-path {directory} runs it anew",
+            )
+        return state
 
 
 def read(path: Path) -> dict[str, Any]:

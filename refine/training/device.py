@@ -15,6 +15,20 @@ from torch import Tensor
 from refine.errors import SettingError
 
 
+class Machine:
+    """Where a run computes, and in which precision; SettingError where this machine lacks it."""
+
+    def __init__(self, device: str, precision: str, deterministic: bool):
+        self.device = choose_device(device)
+        be_deterministic(deterministic)
+        self.precision = Precision(precision, self.device)
+        self.name = describe(self.device)
+
+    def described(self) -> dict[str, str]:
+        """For ``environment.json``."""
+        return {"device": self.name, "precision": self.precision.name}
+
+
 def choose_device(name: str) -> torch.device:
     """The device that ``device=NAME`` means; SettingError where this machine lacks it."""
     if name == "auto":

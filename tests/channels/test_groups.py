@@ -189,7 +189,7 @@ def test_two_refinements_of_a_network_see_each_others_cuts():
     assert second.method.surviving == first.method.surviving < 28
     second.refinement_cycle(None, 0.3)
     later = refined(model, x)
-    assert later.prunable == first.prunable == 28
+    assert later.method.prunable == first.method.prunable == 28
     assert later.sparsity == first.sparsity > 0
     assert later.channels.initial == first.channels.initial
 

@@ -132,7 +132,7 @@ def test_n_of_every_m_stay(n, m):
         nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.ConvTranspose2d(4, 4, 2), nn.Linear(8, 5)
     )
     masks = Masks(model)
-    way = granularity.n_m(model, n, m)
+    way = granularity.n_m(model, None, n, m)
     assert way.left_out == ("0.weight",)
     scores = random_scores(masks)
     early = torch.rand(masks["3.weight"].shape) < 0.3

@@ -262,7 +262,7 @@ def test_settings_that_do_not_go_together():
     with pytest.raises(ValueError, match="curve lr_rewind needs"):
         Recovery(sgd(), lr_rewind)
     for curve in (fine_tune, lr_rewind, slr):
-        with pytest.raises(ValueError, match="cycle_momentum: goes with clr and one_cycle"):
+        with pytest.raises(ValueError, match="cycle_momentum goes with clr and one_cycle"):
             Recovery(sgd(), curve, original=[0.1], cycle_momentum=True)
     for optimizer in (torch.optim.Adagrad, torch.optim.RMSprop):
         with pytest.raises(ValueError, match=r"recovery\.cycle_momentum: .* has no momentum"):

@@ -698,25 +698,3 @@ def test_a_plain_function_is_a_replay_that_keeps_nothing():
 def test_every_replay_is_a_replay_source():
     for replay in (Replay(), Generative(1, 1, 1), Training([], 1)):
         assert as_replay(replay) is replay
-
-
-def test_what_an_object_with_batches_has_of_a_replay_is_used():
-    class Counting:
-        examples, tasks = 7, 0
-
-        def batches(self, model, data):
-            yield from data
-
-        def begin_task(self):
-            self.tasks += 1
-
-        def keep(self, model, data):
-            self.examples += len(data)
-
-    counting = Counting()
-    replay = as_replay(counting)
-    replay.keep(None, [1, 2])
-    replay.begin_task()
-    assert (replay.examples, replay.bytes, counting.tasks) == (9, 0, 1)
-    assert list(replay.batches(None, [3])) == [3]
-    assert replay.state_dict() == {}

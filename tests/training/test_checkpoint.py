@@ -223,7 +223,7 @@ def test_ctrl_c_before_the_first_step_waits_for_none(run, tmp_path, monkeypatch)
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("went on")
 
-    monkeypatch.setattr(experiment, "prepare", slow)
+    monkeypatch.setattr(experiment, "build_data", slow)
     with pytest.raises(KeyboardInterrupt):
         run(*TINY)
     assert not (tmp_path / "run").exists()
