@@ -66,7 +66,7 @@ def of_runs(
     dense: Path | None,
     root: str | None,
     test_images: int,
-    tell: Callable[[str], None] = lambda text: None,
+    show_progress: Callable[[str], None] = lambda text: None,
 ) -> list[list[Candidate]]:
     """The candidates of each run, the dense one first.
 
@@ -75,19 +75,21 @@ def of_runs(
     NetworkError if a run has left no network, or ``dense`` has other images or classes.
     """
     names = _names(directories)
-    twin = None if dense is None else Trained(dense, root)
+    dense_run = None if dense is None else Trained(dense, root)
     found = []
     for directory, name in zip(directories, names, strict=True):
-        tell(f"reading {directory}")
+        show_progress(f"reading {directory}")
         trained = Trained(directory, root)
         data = _subset(trained.data, test_images)
         refined = trained.network()
-        if twin is None:
+        if dense_run is None:
             first = _candidate(name, DENSE, trained.untrained(), data, trained=False)
         else:
-            _check_data(twin, trained)
-            own = _subset(twin.data, test_images)
-            first = _candidate(name, DENSE, twin.network(), own, twin.directory / MODEL_FILE)
+            _check_data(dense_run, trained)
+            own = _subset(dense_run.data, test_images)
+            first = _candidate(
+                name, DENSE, dense_run.network(), own, dense_run.directory / MODEL_FILE
+            )
         file = directory / MODEL_FILE
         candidates = [first, _candidate(name, REFINED, refined, data, file, dense=first)]
         files = [directory / path for path in EXPORTS if (directory / path).is_file()]
@@ -136,13 +138,13 @@ def _subset(data: Data, test_images: int) -> Data:
     return replace(data, train=train, validation=None, test=test)
 
 
-def _check_data(twin: Trained, trained: Trained) -> None:
+def _check_data(dense_run: Trained, trained: Trained) -> None:
     for what in ("image_shape", "classes"):
-        theirs, own = getattr(twin.data, what), getattr(trained.data, what)
+        theirs, own = getattr(dense_run.data, what), getattr(trained.data, what)
         if list(theirs) != list(own):
             raise NetworkError(
-                f"--dense: {twin.directory} has the {what.replace('_', ' ')} {theirs!s:.60}, and "
-                f"{trained.directory} has {own!s:.60}; name a run on the same data"
+                f"--dense: {dense_run.directory} has the {what.replace('_', ' ')} {theirs!s:.60}, "
+                f"and {trained.directory} has {own!s:.60}; name a run on the same data"
             )
 
 

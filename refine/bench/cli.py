@@ -46,8 +46,8 @@ def _bench(arguments: argparse.Namespace) -> None:
         test_images=arguments.test_images,
         dataset_root=arguments.dataset_root,
     )
-    with _progress() as tell, TemporaryDirectory(prefix="refine-bench-") as place:
-        comparison = compare(options, Path(place), tell)
+    with _progress() as show_progress, TemporaryDirectory(prefix="refine-bench-") as place:
+        comparison = compare(options, Path(place), show_progress)
     _write(to, comparison.rows, comparison.record())
     _show(comparison.rows, comparison.skipped, comparison.sentences)
     print(f"wrote {to / CSV_FILE}, {JSON_FILE} and {FIGURE_FILE}")
@@ -56,9 +56,9 @@ def _bench(arguments: argparse.Namespace) -> None:
 def _directory(arguments: argparse.Namespace) -> Path:
     """The directory for the results. ReportError, before anything is measured, if they cannot be
     written there."""
-    to = arguments.to
+    to: Path | None = arguments.to
     if to is None and len(arguments.runs) == 1:
-        to = arguments.runs[0] / "bench"
+        to = Path(arguments.runs[0], "bench")
     elif to is None:
         to = Path(f"results/bench/{datetime.now():%Y-%m-%d/%H-%M-%S}")
     if to.exists() and not to.is_dir():

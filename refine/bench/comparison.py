@@ -57,7 +57,7 @@ class Comparison:
         }
 
 
-def compare(options: BenchOptions, place: Path, tell: Callable[[str], None]) -> Comparison:
+def compare(options: BenchOptions, place: Path, show_progress: Callable[[str], None]) -> Comparison:
     """Measures the networks; temporary files are written to ``place``. NetworkError, ReportError or
     SettingError says what cannot be compared."""
     device = choose_device(options.device)
@@ -68,15 +68,17 @@ def compare(options: BenchOptions, place: Path, tell: Callable[[str], None]) -> 
     known = forms(device, place)
     chosen = options.forms or usual
     skipped = {name: f"is not measured on {device.type}" for name in chosen if name not in known}
-    measure = MeasureOptions(device, options.batches, options.repeats, options.seconds)
+    measure_options = MeasureOptions(device, options.batches, options.repeats, options.seconds)
     rows: list[BenchRow] = []
-    runs = of_runs(options.runs, options.dense, options.dataset_root, options.test_images, tell)
+    runs = of_runs(
+        options.runs, options.dense, options.dataset_root, options.test_images, show_progress
+    )
     for candidates in runs:
         wanted = [known[name] for name in chosen if name in known]
-        prepared, left_out = prepare(candidates, wanted, measure, tell)
+        prepared, left_out = prepare(candidates, wanted, measure_options, show_progress)
         skipped |= left_out
         if prepared:
-            rows += measured(prepared, measure, tell)
+            rows += measured(prepared, measure_options, show_progress)
     if not rows:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise ReportError(f"--form: no form is available here ({reasons:.300}); try eager")

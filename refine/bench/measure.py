@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from refine.bench.candidates import Candidate
-from refine.bench.forms import Form, Predict
+from refine.bench.forms import Form
 from refine.bench.rows import BenchRow
+from refine.bench.runtimes import Predict
 from refine.evaluation import cost
 from refine.evaluation.latency import interleaved, median, p95
 from refine.evaluation.memory import peak_bytes
@@ -58,14 +59,14 @@ def prepare(
     candidates: Sequence[Candidate],
     forms: Sequence[Form],
     options: MeasureOptions,
-    tell: Callable[[str], None],
+    show_progress: Callable[[str], None],
 ) -> tuple[list[Prepared], dict[str, str]]:
     """Every candidate in every form that is available, and why the others are not."""
     prepared: list[Prepared] = []
     skipped = {form.name: reason for form in forms if (reason := form.lacks())}
     for form in forms:
         for candidate in candidates if form.name not in skipped else ():
-            tell(f"{candidate.run}: {candidate.role} in the form {form.name}")
+            show_progress(f"{candidate.run}: {candidate.role} in the form {form.name}")
             try:
                 prepared.append(_prepared(candidate, form, options.device))
             except Exception as error:  # compilers, libraries and networks raise many types
@@ -85,13 +86,13 @@ def _prepared(candidate: Candidate, form: Form, device: torch.device) -> Prepare
 
 
 def measured(
-    prepared: Sequence[Prepared], options: MeasureOptions, tell: Callable[[str], None]
+    prepared: Sequence[Prepared], options: MeasureOptions, show_progress: Callable[[str], None]
 ) -> list[BenchRow]:
     """A row for each of them at each batch size; in each round every one is called once."""
     rows: list[BenchRow] = []
     by_key = {_key(one.candidate, one.form): one for one in prepared}
     for batch in options.batches:
-        tell(f"timing {len(prepared)} programs with batches of {batch}")
+        show_progress(f"timing {len(prepared)} programs with batches of {batch}")
         calls = {key: _call(one, batch, options) for key, one in by_key.items()}
         with torch.inference_mode():
             times = interleaved(
