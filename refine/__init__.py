@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "RuntimeRefinement": "refine.refinement",
     "CycleReport": "refine.cycle",
+    "Masked": "refine.pruning.cut",
+    "Regrowth": "refine.regrowth",
     "Replay": "refine.replay",
     "Distillation": "refine.distillation",
     "Recovery": "refine.recovery",

@@ -1,4 +1,4 @@
-"""Which batches does a refinement work on, and where are they?"""
+"""Which batches does a refinement use, and on which device?"""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -12,8 +12,11 @@ Batch = tuple[Tensor, Tensor]  # inputs, targets
 
 
 class Samples:
-    """The first ``count`` batches of a loader, the same at every pass, drawn when first asked for:
-    one that shuffles moves none of the generators that training draws from."""
+    """The first ``count`` batches of a loader, the same in every pass.
+
+    They are drawn in the first pass. Even if the loader shuffles, the generators that training
+    draws from are afterwards as they were.
+    """
 
     def __init__(self, batches: Iterable[Batch], count: int):
         self._batches, self._count = batches, count
@@ -27,13 +30,13 @@ class Samples:
             before = own.get_state() if isinstance(own, torch.Generator) else None
             self._drawn = list(islice(self._batches, self._count))
             set_random_state(state)
-            if before is not None:
+            if isinstance(own, torch.Generator) and before is not None:
                 own.set_state(before)
         return iter(self._drawn)
 
 
 class OnDevice:
-    """A loader whose batches come out on ``device``, pass after pass."""
+    """A loader whose batches are moved to ``device``."""
 
     def __init__(self, loader: Iterable[Batch], device: torch.device):
         self.loader, self.device = loader, device

@@ -1,7 +1,31 @@
-"""What did one cycle do?"""
+"""What happens in a refinement cycle, step by step?
 
-from dataclasses import dataclass, fields
+``STEPS`` is the list. Each step is a function of one ``Cycle``: it reads what the cycle is given
+and what earlier steps have found, and writes down what it finds. To add a step, write such a
+function and put its name into ``STEPS``, or into the ``steps`` of one refinement.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from refine.batches import OnDevice, Samples
+from refine.cache import Cache
+from refine.distillation import Distillation
+from refine.pruning.method import CutMethod
+from refine.regrowth import Regrown, Regrowth
+from refine.regrowth.trial import trial
+from refine.replay import ReplaySource
+from refine.replay.steps import ReplaySteps
+from refine.sparsity.masks import Masks
+from refine.sparsity.optimizers import OptimizerWatch
+
+Measure = Callable[[nn.Module], float]
+Step = Callable[["Cycle"], None]
 
 
 @dataclass(frozen=True)
@@ -10,9 +34,10 @@ class CycleReport:
 
     ``sparsity`` is of all parameters, as in the paper; ``prunable_sparsity`` of those that could
     be cut. ``cut`` and ``grown`` count the weights of each tensor, ``seconds`` has the time of each
-    step. The accuracies are there if the cycle was given something to measure them with.
-    ``memory_examples`` and ``memory_bytes`` are what the replay's memory holds, ``cache_bytes``
-    what the cache does. Of a cut of channels, ``channels`` and ``macs`` (of one input) are left.
+    step by its name. The accuracies are there if the cycle was given something to measure them
+    with. ``memory_examples`` and ``memory_bytes`` are what the replay's memory holds,
+    ``cache_bytes`` what the cache does. After a cut of channels, ``channels`` and ``macs`` (for one
+    input) are left.
     """
 
     cycle: int
@@ -38,3 +63,173 @@ class CycleReport:
         if name not in {entry.name for entry in fields(self)}:
             raise KeyError(name)
         return getattr(self, name)
+
+
+@dataclass
+class Parts:
+    """What a refinement consists of, for all of its cycles; ``cycles`` is how many it has done."""
+
+    model: nn.Module
+    watch: OptimizerWatch
+    method: CutMethod[Any]
+    regrowth: Regrowth
+    distillation: Distillation
+    cache: Cache | None
+    replay: ReplaySource
+    training: ReplaySteps
+    loss: Callable[..., Tensor]
+    cycles: int = 0
+
+    @property
+    def masks(self) -> Masks:
+        """Which weights live."""
+        return self.watch.masks
+
+
+@dataclass
+class Cycle:
+    """One cycle: what it is given, and what its steps have found so far.
+
+    ratio: share of the survivors to cut; negative: so many for each survivor grow back. batches: to
+    replay, None for no replay. samples: to score on. evaluate: accuracy for the report. validate:
+    accuracy for choices. floor: the least that ``validate`` may give after the cut. may_grow:
+    whether weights grow back although some are cut. recover: what the learning rate and the weights
+    do after the cut.
+    """
+
+    parts: Parts
+    ratio: float
+    batches: OnDevice | None
+    samples: Samples
+    evaluate: Measure | None = None
+    validate: Measure | None = None
+    floor: float | None = None
+    may_grow: bool = True
+    recover: Callable[[], None] | None = None
+
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    choice: Any = None
+    cut: dict[str, int] = field(default_factory=dict)
+    grown: dict[str, int] = field(default_factory=dict)
+    losses: list[Tensor] = field(default_factory=list)
+    accuracy_after_cut: float | None = None
+    accuracy_after_replay: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, steps: Sequence[Step]) -> None:
+        """Takes one step after the other, and times each."""
+        for step in steps:
+            start = time.perf_counter()
+            step(self)
+            device = next(self.parts.model.parameters()).device
+            if device.type == "cuda":  # a kernel that was started is not yet done
+                torch.cuda.synchronize(device)
+            self.seconds[getattr(step, "__name__", repr(step))] = time.perf_counter() - start
+
+
+def score(cycle: Cycle) -> None:
+    """Gives every weight that may go a number; all weights train again."""
+    method = cycle.parts.method
+    cycle.parts.watch.train_all_()
+    method.prepare(cycle.samples, cycle.parts.cycles)
+    if cycle.ratio > 0:
+        cycle.scores = method.scores(cycle.samples, cycle.parts.loss)
+
+
+def choose(cycle: Cycle) -> None:
+    """Says what goes; with a floor, as much as leaves the validation accuracy above it."""
+    method = cycle.parts.method
+    cycle.choice = method.choose(cycle.scores, cycle.ratio)
+    if cycle.floor is not None and cycle.ratio > 0:
+        cycle.ratio, cycle.choice = method.within(
+            cycle.floor, cycle.validate, cycle.scores, cycle.ratio, cycle.choice
+        )
+
+
+def snapshot(cycle: Cycle) -> None:
+    """Shows the network to the teacher and the cache; only now that no choice can fail."""
+    parts = cycle.parts
+    parts.distillation.before_cut(parts.model)
+    if parts.cache is not None:
+        parts.cache.before_cut(parts.cycles, parts.model, parts.masks)
+
+
+def downscale(cycle: Cycle) -> None:
+    """Scales the prunable weights down, where something may be cut."""
+    if cycle.ratio >= 0 and (cycle.floor is None or cycle.ratio):
+        cycle.parts.method.downscale_()
+
+
+def cut(cycle: Cycle) -> None:
+    """Cuts. Whatever fails from here on, the cycle counts."""
+    cycle.cut = cycle.parts.method.cut_(cycle.choice)
+    cycle.parts.cycles += 1
+
+
+def measure_cut(cycle: Cycle) -> None:
+    """Measures the network that was cut."""
+    if cycle.evaluate is not None:
+        cycle.accuracy_after_cut = cycle.evaluate(cycle.parts.model)
+
+
+def regrow(cycle: Cycle) -> None:
+    """Lets cut weights live again; some regrowths then train only these for a while."""
+    parts = cycle.parts
+    cycle.grown = dict.fromkeys(parts.masks, 0)
+    if not cycle.may_grow and cycle.ratio >= 0:
+        return
+
+    def reward(regrown: Regrown) -> float:
+        if cycle.validate is None:
+            raise ValueError("a controller needs validate, for accuracy on validation data")
+        rate, steps = (
+            parts.training.optimizers()[0].param_groups[0]["lr"],
+            parts.regrowth.trial_steps,
+        )
+        return cycle.validate(
+            trial(parts.model, parts.masks, regrown, cycle.samples, parts.loss, steps, rate)
+        )
+
+    count = round(-cycle.ratio * parts.masks.surviving) if cycle.ratio < 0 else None
+    regrown = parts.regrowth.regrow_(
+        parts.model, parts.masks, cycle.samples, parts.loss, reward, count
+    )
+    cycle.grown = regrown.counts
+    if regrown.marked and parts.regrowth.only_epochs:
+        parts.watch.train_only_(regrown.marked, parts.regrowth.only_epochs)
+
+
+def recover(cycle: Cycle) -> None:
+    """Lets the learning rate and the weights do what follows a cut."""
+    if cycle.recover is not None:
+        cycle.recover()
+        cycle.parts.watch.freeze_anew_()
+
+
+def replay(cycle: Cycle) -> None:
+    """Trains on what the memory holds."""
+    if cycle.batches is not None:
+        drawn = cycle.parts.replay.batches(cycle.parts.model, cycle.batches)
+        cycle.losses = cycle.parts.training.on(drawn)
+
+
+def measure_replay(cycle: Cycle) -> None:
+    """Measures the network once more, where it has changed since."""
+    cycle.accuracy_after_replay = cycle.accuracy_after_cut
+    changed = cycle.losses or any(cycle.grown.values()) or cycle.recover is not None
+    if cycle.evaluate is not None and changed:
+        cycle.accuracy_after_replay = cycle.evaluate(cycle.parts.model)
+
+
+STEPS: tuple[Step, ...] = (
+    score,
+    choose,
+    snapshot,
+    downscale,
+    cut,
+    measure_cut,
+    regrow,
+    recover,
+    replay,
+    measure_replay,
+)

@@ -1,10 +1,10 @@
-"""What went wrong, in words for the person who can mend it?"""
+"""What went wrong, and what would be right?"""
 
 from difflib import get_close_matches
 
 
 class SettingError(Exception):
-    """A setting that cannot be followed: which one, why, and what would be right."""
+    """A setting that cannot be used: which one, why, and what would be right."""
 
     def __init__(self, setting: str, problem: str):
         super().__init__(setting, problem)  # both, so that it can be pickled
@@ -14,16 +14,27 @@ class SettingError(Exception):
         return f"{self.setting}: {self.problem}"
 
 
+class FieldError(ValueError):
+    """A value that an object refuses: which of its fields, and what is wrong with it."""
+
+    def __init__(self, field: str, problem: str):
+        super().__init__(field, problem)  # both, so that it can be pickled
+        self.field, self.problem = field, problem
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.problem}"
+
+
 class TrainingError(Exception):
-    """Training that cannot go on, such as a loss that is no longer a number."""
+    """Training that cannot continue, such as with a loss that is no longer a number."""
 
 
 class Stop(BaseException):
     """Ends a run on request at the step or row where it is raised; what was measured is kept.
 
-    ``status`` goes into the summary: how the run ended; ``signal``: the number of that which asked
-    for it. Not an Exception, as KeyboardInterrupt is none: nobody's own code shall take it for a
-    failure.
+    ``status`` is how the run ended, as the summary says it; ``signal`` is the number of the signal
+    that asked for it. Like KeyboardInterrupt it is no Exception, so that a user's own code does not
+    take it for a failure.
     """
 
     def __init__(self, status: str, reason: str, signal: int | None = None):

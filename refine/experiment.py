@@ -1,9 +1,9 @@
 """What is one run, from its configuration to its files?"""
 
-import dataclasses
 import logging
 import random
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from refine.builders import assembled, build_course, build_model
-from refine.config import validate
+from refine.builders import build_course, build_data, build_model, build_trainer
+from refine.channels.cut import ChannelCut
+from refine.config import RunConfig, typed, validate
 from refine.datasets.course import Course
-from refine.datasets.prepare import prepare
 from refine.errors import SettingError, Stop, TrainingError
 from refine.process import Signals
 from refine.records.directory import RunDirectory
@@ -23,15 +23,16 @@ from refine.records.rows import (
     CACHE_DIRECTORY,
     EPOCHS_FILE,
     FIGURE_FILE,
+    MODEL_FILE,
     CycleRow,
     EpisodeRow,
     EpochRow,
 )
-from refine.refinement import RuntimeRefinement
+from refine.records.summary import summary_of
 from refine.report.figure import draw_run
 from refine.report.stages import stages
 from refine.tracking.safe import SafeTracker
-from refine.training.checkpoint import Checkpoints, Parts, save_model
+from refine.training.checkpoint import Checkpoints, Recorded, restore_, save_model, state_of
 from refine.training.device import (
     Precision,
     be_deterministic,
@@ -39,7 +40,7 @@ from refine.training.device import (
     describe,
     keep_freed_memory,
 )
-from refine.training.trainer import cycle_follows, train
+from refine.training.trainer import Trainer
 
 log = logging.getLogger("refine")
 
@@ -58,155 +59,222 @@ def run(
 ) -> dict[str, Any]:
     """Runs what ``config`` says and returns the summary that it also leaves in the run's directory.
 
-    ``again``: the directory may hold an earlier part of the same run. Then it goes on from the last
-    checkpoint, or begins anew where there is none; ``config.resume`` insists on one.
+    ``again``: the directory may hold an earlier part of the same run. Then it continues from the
+    last checkpoint, or begins anew where there is none; ``config.resume`` insists on one.
 
-    SettingError for a setting that cannot be followed; then nothing is left. Whatever
-    stops it after the first epoch leaves what was measured, with summary and figure; the saved
-    network is then as it was when it stopped. Stop with the status "preempted" leaves a checkpoint
-    and no summary: the run has not ended.
+    SettingError for a setting that cannot be followed; then nothing is left. Whatever stops it
+    after the first epoch leaves what was measured, with summary and figure; the saved network is
+    then as it was when it stopped. Stop with the status "preempted" leaves a checkpoint and no
+    summary: the run has not ended.
     """
     validate(config)
-    device = choose_device(config.device)
-    be_deterministic(config.trainer.deterministic)
-    precision = Precision(config.trainer.precision, device)
+    machine = Machine.of(config)
     again = again or config.resume is not None
-    with (
-        RunDirectory(config.resume or directory or config.output_dir, again=again) as files,
-        Signals() as signals,
-    ):
-        _seed(config.seed)
+    place = config.resume or directory or config.output_dir
+    with RunDirectory(place, again=again) as files, Signals() as signals:
+        session = Session(config, machine, files, signals, display)
+        session.open(again)
+        stopped = session.train()
+        return session.write(stopped)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run computes, and in which precision."""
+
+    device: torch.device
+    precision: Precision
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "Machine":
+        """What the configuration asks for; SettingError where there is none."""
+        device = choose_device(config.device)
+        be_deterministic(config.trainer.deterministic)
+        return cls(device, Precision(config.trainer.precision, device))
+
+    def described(self) -> dict[str, str]:
+        """For ``environment.json``."""
+        return {"device": describe(self.device), "precision": self.precision.name}
+
+
+@dataclass
+class Session:
+    """A run under way: it trains, records, saves and shows."""
+
+    config: DictConfig
+    machine: Machine
+    files: RunDirectory
+    signals: Signals
+    display: Display
+    recorded: Recorded = field(default_factory=Recorded)
+
+    def open(self, again: bool) -> None:
+        """Builds what the configuration stands for, and brings it to where an earlier part of the
+        run has left it, if there is one."""
+        _seed(self.config.seed)
         keep_freed_memory()
-        checkpoints = Checkpoints(files.path)
-        state = _earlier(config, files.path, checkpoints) if again else None
-        course = build_course(config, prepare(config.dataset, config.seed, device))
-        data = course.tasks[0]
-        model = build_model(config.model, data, device)
-
-        def on_episode(row: EpisodeRow) -> None:
-            files.record(row)
-            parts.episodes.append(row)
-            display.step(row.episode, config.regrowth.controller.episodes)
-            signals.check()
-
-        training, parts = assembled(
-            config,
-            model,
-            course,
-            precision,
-            files.path / CACHE_DIRECTORY,
-            signals.check,
-            on_episode,
-            fresh=state is None,
-        )
-        earlier_seconds = state.get("seconds", 0.0) if state else 0.0
-        if state:
-            _restore_(parts, state, config)
-        tracker = SafeTracker(config, files.path, parts.position.epoch)
+        self.settings: RunConfig = typed(self.config)
+        self.checkpoints = Checkpoints(self.files.path)
+        state = self._earlier() if again else None
+        self.trainer = self._build(fresh=state is None)
+        if state is not None:
+            self._restore(state)
+        self._started = time.perf_counter() - (state or {}).get("seconds", 0.0)
+        self.tracker = SafeTracker(self.config, self.files.path, self.trainer.at.epoch)
         if again:
-            files.begin_again([*parts.rows, *parts.episodes])
-        files.describe(config, {"device": describe(device), "precision": precision.name})
-        display.begin(_headline(config, course, device, precision), config.trainer.epochs)
+            self.files.begin_again([*self.recorded.rows, *self.recorded.episodes])
+        self.files.describe(self.config, self.machine.described())
+        self.display.begin(
+            _headline(self.settings, self.trainer.course, self.machine),
+            self.settings.trainer.epochs,
+        )
+        if self._saves and state is None:
+            self._save()
 
-        refinement = training["refinement"]
-        at, rows, every = parts.position, parts.rows, config.checkpoint.every
-        stopped: BaseException | None = None
-        started = time.perf_counter() - earlier_seconds
-
-        def save() -> None:
-            checkpoints.save(parts.state() | {"seconds": time.perf_counter() - started})
-
-        def on_step(step: int, steps: int) -> None:
-            display.step(step, steps)
-            signals.check()
-
-        signals.stepping = True
+    def train(self) -> BaseException | None:
+        """Trains to the end; what has stopped it, if something did after the first measurement."""
         try:
-            if every and not state:
-                save()
-            for row in train(model, course, on_step=on_step, **training):
-                with uninterrupted():
-                    files.record(row)
-                    rows.append(row)
-                tracker.row(row, refinement.masks)
-                display.show(row)
-                due = isinstance(row, CycleRow) or at.epoch == config.trainer.epochs
-                due = due or cycle_follows(at, training["schedule"], refinement)
-                if every and (due or at.epoch % every == 0):
-                    save()
+            self.signals.stepping = True
+            for row in self.trainer.rows():
+                self._record(row)
         except (KeyboardInterrupt, Stop, Exception) as error:
-            if isinstance(error, Stop) and every and not at.in_cycle:
-                save()
-            if isinstance(error, Stop) and error.status == "preempted" and every:
-                files.keep = True
-                log.warning("%s; refine-run resume=%s goes on from here", error, files.path)
-                raise
-            measured = any(isinstance(row, EpochRow) for row in rows)
-            if not measured and not isinstance(error, Exception):
-                raise
-            if not measured and isinstance(error, SettingError | TrainingError | OSError):
-                raise
-            if not measured:
-                raise SettingError("model", f"cannot be trained: {error}") from error
-            stopped = error
-            log.error("%s", _reason(error))
-            log.debug("where it stopped", exc_info=error)
+            self._stopped(error)
+            return error
+        finally:
+            self.signals.stepping = False
+        return None
 
-        signals.stepping = False
-        summary = _summary(rows, refinement, time.perf_counter() - started)
-        summary |= _of_channels(config, rows, refinement)
+    def write(self, stopped: BaseException | None) -> dict[str, Any]:
+        """Leaves figure, network and summary; raises what has stopped the run."""
+        files, trainer = self.files, self.trainer
+        summary = self._summary()
         try:
             draw_run(files.path)
-            if config.save_model:
-                save_model(model, files.path / "model.safetensors")
+            if self.settings.save_model:
+                save_model(trainer.model, files.path / MODEL_FILE)
         except (OSError, SettingError) as error:  # such as a full disk
             stopped = stopped or error
         summary |= {"status": _status(stopped), "reason": _reason(stopped) if stopped else None}
         files.summarize(summary)
-        tracker.end(summary, files.path / FIGURE_FILE)
-        if stopped is None:  # one is enough to go on to more epochs
-            checkpoints.before.unlink(missing_ok=True)
-            if not config.checkpoint.keep:
-                checkpoints.latest.unlink(missing_ok=True)
-        display.end(summary, files.path)
+        self.tracker.end(summary, files.path / FIGURE_FILE)
+        if stopped is None:  # one is enough to resume with more epochs
+            self.checkpoints.before.unlink(missing_ok=True)
+            if not self.settings.checkpoint.keep:
+                self.checkpoints.latest.unlink(missing_ok=True)
+        self.display.end(summary, files.path)
         if stopped is not None:
             raise stopped
         return summary
 
+    @property
+    def _saves(self) -> bool:
+        return self.settings.checkpoint.every > 0
 
-def _earlier(config: DictConfig, directory: Path, checkpoints: Checkpoints) -> dict | None:
-    """What an earlier part of the run has left to go on from, if anything."""
-    state, problems = checkpoints.load()
-    for problem in problems:
-        log.warning("%s", problem)
-    if state is None and config.resume and (problems or (directory / EPOCHS_FILE).exists()):
-        what = "; ".join(problems) or "it was run with checkpoint.every=0"
-        raise SettingError(
-            "resume",
-            f"there is nothing to go on from in {directory}: {what}. "
-            f"refine-run --config-path {directory} runs it anew",
+    def _build(self, fresh: bool) -> Trainer:
+        settings, device = self.settings, self.machine.device
+        course = build_course(settings, build_data(settings.dataset, settings.seed, device))
+        model = build_model(settings.model, course.tasks[0], device)
+        return build_trainer(
+            settings,
+            model,
+            course,
+            self.machine.precision,
+            self.files.path / CACHE_DIRECTORY,
+            check=self.signals.check,
+            on_step=self._on_step,
+            on_episode=self._on_episode,
+            fresh=fresh,
         )
-    return state
 
+    def _on_step(self, step: int, steps: int) -> None:
+        self.display.step(step, steps)
+        self.signals.check()
 
-def _restore_(parts: Parts, state: dict[str, Any], config: DictConfig) -> None:
-    position, epochs = state.get("position", {}), config.trainer.epochs
-    epoch = position.get("epoch", 0)
-    if epoch + (position.get("step", 0) > 0) > epochs:
-        if config.resume:
-            problem = f"is {epochs}, and this run has done {epoch}; set it higher"
-        else:
-            problem = f"is {epochs}, and resume= has taken this run to {epoch}; end it that way"
-        raise SettingError("trainer.epochs", problem)
-    if "learning_rate" not in state:
-        raise SettingError("resume", "its checkpoint is of an earlier version of this program")
-    try:
-        parts.restore_(state)
-        log.info("going on after epoch %d", epoch)
-    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise SettingError(
-            "resume", f"the checkpoint does not fit this network and recipe: {error!s:.200}"
-        ) from error
+    def _on_episode(self, row: EpisodeRow) -> None:
+        self.files.record(row)
+        self.recorded.episodes.append(row)
+        self.display.step(row.episode, self.settings.regrowth.controller.episodes)
+        self.signals.check()
+
+    def _record(self, row: EpochRow | CycleRow) -> None:
+        with uninterrupted():
+            self.files.record(row)
+            self.recorded.rows.append(row)
+        self.tracker.row(row, self.trainer.refinement.masks)
+        self.display.show(row)
+        epoch = self.trainer.at.epoch
+        due = isinstance(row, CycleRow) or epoch == self.settings.trainer.epochs
+        due = due or self.trainer.cycle_due() is not None
+        if self._saves and (due or epoch % self.settings.checkpoint.every == 0):
+            self._save()
+
+    def _save(self) -> None:
+        seconds = time.perf_counter() - self._started
+        self.checkpoints.save(state_of(self.trainer, self.recorded) | {"seconds": seconds})
+
+    def _stopped(self, error: BaseException) -> None:
+        """Saves where that makes sense. Raises what leaves no run behind: a stop before the first
+        measurement, or one after which the run continues elsewhere."""
+        if isinstance(error, Stop) and self._saves and not self.trainer.at.in_cycle:
+            self._save()
+        if isinstance(error, Stop) and error.status == "preempted" and self._saves:
+            self.files.keep = True
+            log.warning("%s; refine-run resume=%s continues from here", error, self.files.path)
+            raise error
+        if not any(isinstance(row, EpochRow) for row in self.recorded.rows):
+            told = not isinstance(error, Exception) or isinstance(
+                error, SettingError | TrainingError | OSError
+            )
+            if told:
+                raise error
+            raise SettingError("model", f"cannot be trained: {error}") from error
+        log.error("%s", _reason(error))
+        log.debug("where it stopped", exc_info=error)
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """What an earlier part of the run has left to continue from, if anything."""
+        state, problems = self.checkpoints.load()
+        for problem in problems:
+            log.warning("%s", problem)
+        directory, resumed = self.files.path, self.config.resume
+        if state is None and resumed and (problems or (directory / EPOCHS_FILE).exists()):
+            what = "; ".join(problems) or "it was run with checkpoint.every=0"
+            raise SettingError(
+                "resume",
+                f"there is nothing to resume in {directory}: {what}. "
+                f"refine-run --config-path {directory} runs it anew",
+            )
+        return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        position, epochs = state.get("position", {}), self.settings.trainer.epochs
+        epoch = position.get("epoch", 0)
+        if epoch + (position.get("step", 0) > 0) > epochs:
+            if self.config.resume:
+                problem = f"is {epochs}, and this run has done {epoch}; set it higher"
+            else:
+                problem = f"is {epochs}, and resume= has taken this run to {epoch}; end it that way"
+            raise SettingError("trainer.epochs", problem)
+        try:
+            self.recorded.take(restore_(self.trainer, state))
+            log.info("continuing after epoch %d", epoch)
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise SettingError(
+                "resume", f"the checkpoint does not fit this network and recipe: {error!s:.200}"
+            ) from error
+
+    def _summary(self) -> dict[str, Any]:
+        refinement, rows = self.trainer.refinement, self.recorded.rows
+        names = ("cycles", "sparsity", "prunable_sparsity", "active_parameters", "total_parameters")
+        counts = {name: getattr(refinement, name) for name in names}
+        summary = summary_of(rows, counts, time.perf_counter() - self._started)
+        if isinstance(refinement.method, ChannelCut):
+            now, dense = refinement.method.left()["macs"], refinement.method.dense_macs
+            summary |= {"macs": now, "dense_macs": dense, "speedup": dense / now}
+        if self.settings.regularizer.kind != "none":
+            node = self.settings.regularizer
+            summary["stages"] = stages(rows, node.start, node.stop)
+        return summary
 
 
 def _seed(seed: int) -> None:
@@ -215,9 +283,7 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _headline(
-    config: DictConfig, course: Course, device: torch.device, precision: Precision
-) -> str:
+def _headline(settings: RunConfig, course: Course, machine: Machine) -> str:
     parts = {"training": "train", "validation": "validation", "test": "test"}
     counts = {
         name: sum(len(getattr(task, part)) for task in course.tasks)
@@ -226,26 +292,12 @@ def _headline(
     }
     images = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     stream = f" in {len(course.tasks)} tasks" if len(course.tasks) > 1 else ""
-    model, dataset = (node._target_.rpartition(".")[2] for node in (config.model, config.dataset))
+    model = settings.model["_target_"].rpartition(".")[2]
+    dataset = settings.dataset._target_.rpartition(".")[2]
     return (
-        f"{model} on {dataset}"
-        f" ({images} images{stream}), "
-        f"{describe(device)}, {precision.name}, seed {config.seed}"
+        f"{model} on {dataset} ({images} images{stream}), {describe(machine.device)}, "
+        f"{machine.precision.name}, seed {settings.seed}"
     )
-
-
-def _of_channels(
-    config: DictConfig, rows: list[EpochRow | CycleRow], refinement: RuntimeRefinement
-) -> dict[str, Any]:
-    """What else there is to say of channels taken out, and of sparse training."""
-    found: dict[str, Any] = {}
-    if refinement.channels is not None:
-        now, dense = refinement.channels.left_now()["macs"], refinement.channels.dense_macs
-        found |= {"macs": now, "dense_macs": dense, "speedup": dense / now}
-    if config.regularizer.kind != "none":
-        node = config.regularizer
-        found["stages"] = stages(rows, node.start, node.stop)
-    return found
 
 
 def _reason(error: BaseException) -> str:
@@ -258,31 +310,3 @@ def _status(stopped: BaseException | None) -> str:
     if isinstance(stopped, KeyboardInterrupt):
         return "interrupted"
     return "failed" if stopped else "finished"
-
-
-def _summary(
-    rows: list[EpochRow | CycleRow], refinement: RuntimeRefinement, seconds: float
-) -> dict[str, Any]:
-    """The final figures: counts of the network as it is, accuracies as last measured. A cycle after
-    the last epoch has the last word on what it changed."""
-    last = [row for row in rows if isinstance(row, EpochRow)][-1]
-    final = rows[-1]
-    cut_last = isinstance(final, CycleRow) and final.test_accuracy_after_replay is not None
-    return {
-        "status": None,  # as it ends
-        "reason": None,
-        "epochs": last.epoch,
-        "cycles": refinement.cycles,
-        "test_accuracy": final.test_accuracy_after_replay if cut_last else last.test_accuracy,
-        "validation_accuracy": None if cut_last else last.validation_accuracy,
-        "train_accuracy": last.train_accuracy,
-        "train_loss": last.train_loss,
-        "sparsity": refinement.sparsity,
-        "prunable_sparsity": refinement.prunable_sparsity,
-        "active_parameters": refinement.active_parameters,
-        "total_parameters": refinement.total_parameters,
-        "compression": refinement.total_parameters / refinement.active_parameters,
-        "seconds": seconds,
-        **({} if last.forgetting is None or cut_last else {"forgetting": last.forgetting}),
-        "last_epoch": dataclasses.asdict(last),
-    }

@@ -1,23 +1,33 @@
-"""How does a command end, whatever happens in it?"""
+"""How does a command end: after an error, after Ctrl-C, or because a signal asks it to stop?"""
 
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Any
 
 from refine.errors import Stop
 
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+INTERRUPTED = 130
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
-def ended(
+
+def run_command(
     name: str,
     work: Callable[[], None],
     errors: tuple[type[Exception], ...],
-    of_system: Callable[[OSError], str],
+    describe: Callable[[OSError], str],
 ) -> int:
-    """Does the ``work`` of the command ``name``; its exit code. One of ``errors`` is a line on
-    stderr, an OSError the line that ``of_system`` makes of it."""
+    """Does the ``work`` of the command ``name`` and returns its exit code.
+
+    One of ``errors`` becomes a line on stderr; of an OSError ``describe`` makes that line.
+    """
     try:
         work()
         sys.stdout.flush()
@@ -28,66 +38,74 @@ def ended(
         return 0
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except OSError as error:
-        problem = of_system(error)
+        problem = describe(error)
     else:
         return 0
     print(f"{name}: {problem}", file=sys.stderr)
     return 1
 
 
-PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
-INTERRUPTED = 130
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-)
-
-
 class Signals:
-    """A context in which these signals only ask; ``check`` stops where one has. With ``at_once``
-    they are a Stop wherever the program is. Ctrl-C waits for no ``check`` while ``stepping`` is
-    False. Outside the main thread, where Python delivers none, it does nothing."""
+    """A context in which a signal only asks to stop; ``check`` then raises the Stop.
+
+    With ``at_once`` the Stop is raised wherever the program is. Ctrl-C waits for a ``check`` only
+    while ``stepping`` is True, and a second Ctrl-C never waits. Outside the main thread, where
+    Python delivers no signals, the context does nothing.
+    """
 
     def __init__(self, at_once: bool = False) -> None:
         self._at_once = at_once
         self.stepping = False  # whether check is called every now and then
-        self._asked: Stop | None = None
-        self._usual: dict[int, object] = {}
+        self._asked: int | None = None  # the signal that has asked to stop
+        self._usual: dict[int, Handler] = {}
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
             self._usual = {number: signal.signal(number, self._ask) for number in SIGNALS}
         return self
 
-    def __exit__(self, kind: type | None, error: object, traceback: object) -> None:
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         for number, handler in self._usual.items():
             signal.signal(number, handler)
-        if self._asked and kind is None:  # too late for this run; a sweep shall stop all the same
-            outer = self._usual[self._asked.signal]
+        # Too late to stop this run; a sweep around it must stop all the same.
+        if self._asked is not None and error_type is None:
+            outer = self._usual[self._asked]
             if callable(outer) and outer is not signal.default_int_handler:
-                outer(self._asked.signal, None)
+                outer(self._asked, None)
 
     def check(self) -> None:
-        """Stop, if a signal has asked for it."""
-        if self._asked:
-            asked, self._asked = self._asked, None
-            raise asked
+        """Raises a Stop if a signal has asked for one."""
+        if self._asked is not None:
+            number, self._asked = self._asked, None
+            raise _stop(number)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number != signal.SIGINT:
-            self._asked = Stop("preempted", f"stopped by {signal.Signals(number).name}", number)
+            self._asked = number
             if self._at_once:
                 self.check()
-        elif self._at_once or self._asked or not self.stepping:
+        elif self._at_once or self._asked is not None or not self.stepping:
             raise KeyboardInterrupt
         else:
-            self._asked = Stop("interrupted", "interrupted", number)
+            self._asked = number
             os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
 
-def ignore() -> None:
-    """For a process whose work is done: nothing is left that a scheduler could ask to be saved."""
+def _stop(number: int) -> Stop:
+    if number == signal.SIGINT:
+        return Stop("interrupted", "interrupted", number)
+    return Stop("preempted", f"stopped by {signal.Signals(number).name}", number)
+
+
+def ignore_signals() -> None:
+    """Ignores every signal but Ctrl-C from now on: the run is written, nothing can be saved."""
     if threading.current_thread() is threading.main_thread():
         for number in set(SIGNALS) - {signal.SIGINT}:
             signal.signal(number, signal.SIG_IGN)

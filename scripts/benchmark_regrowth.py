@@ -12,8 +12,8 @@ import torch
 
 from refine.models import vgg16
 from refine.regrowth.allocation import Candidates, global_
-from refine.sparsity.highest import highest
 from refine.sparsity.masks import Masks
+from refine.sparsity.ranking import highest
 
 COUNT, ROUNDS = 147_148, 7
 

@@ -68,10 +68,14 @@ def _ratio(seconds: dict[str, list[float]]) -> None:
 def ours(model: torch.nn.Module, steps: int) -> None:
     refinement = RuntimeRefinement(
         model,
-        structured=Structured(group_norm, unit="macs", steps=steps),
-        example=torch.randn(1, *SHAPE),
+        Structured(
+            group_norm,
+            unit="macs",
+            steps=steps,
+            downscale_factor=1.0,
+            example=torch.randn(1, *SHAPE),
+        ),
         replay=Replay(steps=0),
-        downscale_factor=1.0,
     )
     refinement.refinement_cycle(None, 0.5)
 

@@ -24,7 +24,7 @@ PROGRAMS = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 def main() -> int:
     commands = {
         "run": [["-m", "refine"]],
-        "test": [["-m", "pytest", "-n", "auto"]],
+        "test": [["-m", "pytest", "-n", "auto", "--dist", "worksteal", "--durations=20"]],
         "lint": [
             ["-m", "ruff", "check", "."],
             ["-m", "ruff", "format", "--check", "."],

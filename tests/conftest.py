@@ -1,6 +1,8 @@
 """What the tests share: the command in this process, small runs, and real pictures where there
 are any."""
 
+import functools
+import os
 import signal
 import sys
 import tarfile
@@ -12,17 +14,20 @@ from hydra.core.global_hydra import GlobalHydra
 from recorded import record, sweep
 from runs import ROOT, digits_folder
 
-from refine import experiment
+from refine import datasets, experiment
 from refine.cli import run as cli
 from refine.errors import Stop
 from refine.process import SIGNALS
+from refine.report.figure import draw_run
 from refine.report.terminal import LogOnly
 from refine.training.step import Stepper
 
 CIFAR10 = ROOT.parent / "shared" / "cifar10"
-# A run of seconds: few images, few epochs, every part of the cycle.
+# A run of half a second: few images, few epochs, every part of the cycle. Where the accuracy is
+# the subject, dataset.test_size=0 tests on all images.
 SMALL = (
     "dataset.subset_size=200",
+    "dataset.test_size=20",
     "trainer.epochs=2",
     "trainer.batch_size=50",
     "schedule.interval=1",
@@ -31,6 +36,25 @@ SMALL = (
     "replay.batch_size=20",
     "save_model=false",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_runs():
+    """Runs in this process leave out what takes longer than a small run: drawing the figure,
+    reading and resizing the digits each time, and waiting until files are on the disk itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "draw_run", lambda directory: None)
+        once = functools.cache(datasets.digits)
+        digits = functools.wraps(datasets.digits)(lambda *given, **named: once(*given, **named))
+        patch.setattr(datasets, "digits", digits)
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Runs draw their figure, for a test that looks at it."""
+    monkeypatch.setattr(experiment, "draw_run", draw_run)
 
 
 class Quiet:
@@ -52,17 +76,32 @@ class Quiet:
         pass
 
 
+def run_in(directory, *overrides, display=None):
+    """Runs the overrides in this process: the summary, the rows and the directory."""
+    display = display or Quiet()
+    config = cli.composed([*overrides, f"output_dir={directory}"])
+    LogOnly()  # in place of an earlier command's terminal, which has gone
+    summary = experiment.run(config, display)
+    return SimpleNamespace(summary=summary, display=display, directory=directory)
+
+
 @pytest.fixture
 def run(tmp_path):
-    """Runs the overrides in this process: the summary, the rows and the directory."""
+    """Runs the overrides in a directory of that name."""
 
     def call(*overrides, name="run", display=None):
-        display = display or Quiet()
-        directory = tmp_path / name
-        config = cli.composed([*overrides, f"output_dir={directory}"])
-        LogOnly()  # in place of an earlier command's terminal, which has gone
-        summary = experiment.run(config, display)
-        return SimpleNamespace(summary=summary, display=display, directory=directory)
+        return run_in(tmp_path / name, *overrides, display=display)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """Runs the overrides as ``run`` does, but only once for all tests, which just read it."""
+
+    @functools.cache
+    def call(*overrides):
+        return run_in(tmp_path_factory.mktemp("undisturbed") / "run", *overrides)
 
     return call
 
@@ -139,11 +178,11 @@ def folder_of_digits(tmp_path_factory):
 
 
 @pytest.fixture
-def stopped_and_resumed(run, monkeypatch):
+def stopped_and_resumed(run, undisturbed, tmp_path, monkeypatch):
     """A run whole, and once stopped in that step and resumed; both directories."""
 
     def call(number, *settings):
-        whole = run(*settings, name="whole").directory
+        whole = undisturbed(*settings).directory
         step, taken = Stepper.__call__, []
 
         def counting(self, *batch):
@@ -156,7 +195,7 @@ def stopped_and_resumed(run, monkeypatch):
         with pytest.raises(Stop):
             run(*settings, name="stopped")
         monkeypatch.setattr(Stepper, "__call__", step)
-        stopped = whole.parent / "stopped"
+        stopped = tmp_path / "stopped"
         run(*settings, f"resume={stopped}", name="stopped")
         return whole, stopped
 

@@ -1,9 +1,16 @@
 """What several tests ask of the files of a run, and how they start a script."""
 
+import contextlib
 import csv
+import io
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from refine.report.terminal import LogOnly
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,7 +30,7 @@ def rows(directory, *names):
 def same(whole, stopped):
     """Whether two runs left the same tables and networks."""
     weights = [(place / "model.safetensors").read_bytes() for place in (whole, stopped)]
-    return weights[0] == weights[1] and all(rows(whole) == rows(stopped))
+    return weights[0] == weights[1] and rows(whole) == rows(stopped)
 
 
 def script(name, *arguments, cwd):
@@ -32,6 +39,33 @@ def script(name, *arguments, cwd):
         [sys.executable, str(ROOT / "scripts" / name), *arguments],
         cwd=cwd, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
+
+
+def script_here(name, *arguments, cwd):
+    """A file of scripts/ in this process, which has imported what it needs; one run after the
+    other, without their figures."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    known = {*sys.modules}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(cwd)
+        patch.syspath_prepend(ROOT / "scripts")
+        patch.setattr(sys, "argv", [name, *arguments])
+        try:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+            if isinstance(code, str):
+                print(code, file=err)
+                code = 1
+    for module in {*sys.modules} - known:
+        if (ROOT / "scripts" / f"{module}.py").exists():
+            del sys.modules[module]
+    LogOnly()  # in place of the script's terminal, which has gone
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def digits_folder(home):

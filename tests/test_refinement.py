@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from refine import Replay, RuntimeRefinement
+from refine import Masked, Replay, RuntimeRefinement
 from refine.models import simple_cnn
 from refine.pruning.importance import magnitude
 from refine.sparsity.optimizers import _watches
@@ -132,7 +132,9 @@ def test_importance_allocation_and_replay_are_plain_callables():
     model = network()
     largest = model[4].weight.detach().abs().flatten().topk(7).indices
     refinement = RuntimeRefinement(
-        model, importance=importance, allocation=allocation, replay=replay, downscale_factor=1
+        model,
+        Masked(importance=importance, allocation=allocation, downscale_factor=1),
+        replay=replay,
     )
     report = refinement.refinement_cycle(loader(), prune_ratio=0.3)
     assert seen == {"batches": 4, "ratio": 0.3}
@@ -208,7 +210,7 @@ def test_evaluate_measures_after_the_cut_and_after_the_replay():
     )
     assert (report.accuracy_after_cut, report.accuracy_after_replay) == (1.0, 2.0)
     assert not seen[0].equal(seen[1])
-    assert set(report.seconds) >= {"importance", "downscale", "cut", "replay"}
+    assert set(report.seconds) >= {"score", "downscale", "cut", "replay"}
 
 
 def test_a_diverged_network_is_not_cut():
@@ -251,7 +253,7 @@ def test_a_refinement_need_not_be_kept_and_a_second_one_goes_on():
     again = RuntimeRefinement(model, replay=NO_REPLAY)
     assert again.active_parameters == again.total_parameters - cut
     with pytest.raises(ValueError, match="other prunable tensors"):
-        RuntimeRefinement(model, prunable=["0.weight"])
+        RuntimeRefinement(model, Masked(prunable=["0.weight"]))
 
 
 class Wrapping(torch.optim.Optimizer):
@@ -325,8 +327,8 @@ def test_the_loss_ranks_the_replay():
         seen.append(batch.inputs)
         return F.mse_loss(model(batch.inputs), batch.targets)
 
-    refinement = RuntimeRefinement(model, loss=F.mse_loss, step=step)
-    refinement.replay.buffer_size, refinement.replay.steps = 5, 1
+    refinement = RuntimeRefinement(model, loss=F.mse_loss, optimizer=step)
+    refinement.parts.replay.buffer_size, refinement.parts.replay.steps = 5, 1
     refinement.downscale_factor = 1
     refinement.refinement_cycle([(inputs, targets)], prune_ratio=0)
     assert sorted(map(tuple, seen[0].tolist())) == sorted(map(tuple, inputs[-5:].tolist()))
@@ -340,7 +342,9 @@ def test_an_importance_that_runs_the_model_changes_no_statistics():
 
     model = network()
     before = {name: value.clone() for name, value in model.named_buffers()}
-    RuntimeRefinement(model, importance=importance, replay=NO_REPLAY).refinement_cycle(loader())
+    RuntimeRefinement(model, Masked(importance=importance), replay=NO_REPLAY).refinement_cycle(
+        loader()
+    )
     assert all(value.equal(before[name]) for name, value in model.named_buffers())
     assert model.training
 
@@ -369,7 +373,7 @@ def test_a_closure_optimizer_trains_and_replays():
 
 def test_each_refinement_has_a_replay_of_its_own():
     first, second = RuntimeRefinement(network()), RuntimeRefinement(network())
-    assert first.replay is not second.replay
+    assert first.parts.replay is not second.parts.replay
 
 
 def test_a_cut_model_may_move_and_be_loaded_again():

@@ -15,14 +15,14 @@ from typing import Any
 from refine.bench.arguments import parse
 from refine.bench.rows import CSV_FILE, FIGURE_FILE, JSON_FILE, BenchRow, as_csv
 from refine.errors import NetworkError, ReportError, SettingError
-from refine.process import ended
+from refine.process import run_command
 from refine.records.files import write_text
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     arguments = parse(argv)
-    return ended(
+    return run_command(
         "refine-bench",
         lambda: _bench(arguments),
         (NetworkError, ReportError, SettingError),

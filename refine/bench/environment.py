@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from refine.records.directory import versions
+from refine.records.environment import versions
 from refine.training.device import describe
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")

@@ -1,28 +1,28 @@
 """Which network does a configuration stand for?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from refine.config.instantiate import build, imported, parameters_of
 from refine.datasets.prepare import Data
 from refine.errors import SettingError
-from refine.evaluation.accuracy import in_mode
+from refine.evaluation.traceless import in_mode
 from refine.sparsity.shrink import reshape_
 
 
-def build_model(node: DictConfig, data: Data, device: torch.device) -> nn.Module:
+def build_model(node: dict[str, Any], data: Data, device: torch.device) -> nn.Module:
     """The network of a ``model`` node, on the device, checked to answer one logit a class."""
     classes = len(data.classes)
     model = build("model", node, offered=_offered(data))
     if not isinstance(model, nn.Module):
-        raise SettingError("model._target_", f"{node._target_} made no nn.Module but {model!r:.60}")
-    model = model.to(device, memory_format=torch.channels_last)
+        problem = f"{node['_target_']} made no nn.Module but {model!r:.60}"
+        raise SettingError("model._target_", problem)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images, _ = next(iter(data.plain(data.train[:2])))
     try:
         with in_mode(model, training=False), torch.no_grad():
@@ -40,12 +40,12 @@ def build_model(node: DictConfig, data: Data, device: torch.device) -> nn.Module
     return model
 
 
-def arguments_of(node: DictConfig, data: Data) -> dict[str, Any]:
+def arguments_of(node: dict[str, Any], data: Data) -> dict[str, Any]:
     """What the network's function is called with."""
     given = {name: value for name, value in node.items() if not name.startswith("_")}
-    names, _ = parameters_of(imported("model._target_", node._target_))
+    names, _ = parameters_of(imported("model._target_", node["_target_"]))
     offered = {name: value for name, value in _offered(data).items() if name in names}
-    return OmegaConf.to_container(OmegaConf.create(offered | given), resolve=True)
+    return offered | given
 
 
 def _offered(data: Data) -> dict[str, Any]:
@@ -56,14 +56,17 @@ def load_into_(
     setting: str,
     path: str,
     model: nn.Module,
-    reshape: Callable[[dict[str, torch.Size]], object] | None = None,
+    reshape: Callable[[Mapping[str, Sequence[int]]], object] | None = None,
 ) -> None:
     """Gives ``model`` the parameters and buffers of a run's directory or .safetensors file, and the
     widths, by ``reshape``, if channels were taken out of that network."""
     file = _file(path)
     try:
         sizes = {name: tensor.shape for name, tensor in tensors_of(setting, path).items()}
-        reshape(sizes) if reshape else reshape_(model, sizes)
+        if reshape is None:
+            reshape_(model, sizes)
+        else:
+            reshape(sizes)
         safetensors.torch.load_model(model, file)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())

@@ -1,16 +1,16 @@
-"""Which learning rates and weights follow a cut, as a configuration says?"""
+"""Which learning rates and weights follow a cut, as ``recovery`` says?"""
 
 import warnings
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from refine.config.instantiate import build, function, parameters_of
+from refine.config.schema import RecoveryConfig, RunConfig, TrainerConfig
 from refine.datasets.course import Course
-from refine.errors import SettingError
+from refine.errors import FieldError, SettingError
 from refine.recovery import Recovery, WeightRewind, fine_tune, lr_rewind, slr
 from refine.refinement import RuntimeRefinement
 from refine.training.learning_rate import LearningRate, Schedule, next_due, steps_until_next
@@ -19,7 +19,7 @@ CURVES = "refine.recovery"
 
 
 def build_learning_rate(
-    config: DictConfig, optimizer: Optimizer, schedule: Schedule, course: Course, prunable: int
+    config: RunConfig, optimizer: Optimizer, schedule: Schedule, course: Course, prunable: int
 ) -> LearningRate:
     """The rate of every step: the recipe's curve, and from the first cut on the recovery's.
 
@@ -28,17 +28,17 @@ def build_learning_rate(
     """
     node, trainer = config.recovery, config.trainer
     per = trainer.lr_scheduler.get("per", "epoch")
-    epochs, steps = trainer.epochs, course.total_steps(trainer.batch_size)
+    epochs, steps = trainer.epochs, course.total_steps
     if node.curve != "none":
-        epochs, steps = _original(config, schedule, course, prunable)
+        epochs, steps = _original(node, schedule, course, prunable)
     total = steps if per == "batch" else epochs
-    length = total or (course.total_steps(trainer.batch_size) if per == "batch" else trainer.epochs)
+    length = total or (course.total_steps if per == "batch" else trainer.epochs)
     highest = node.max_lr or float(optimizer.param_groups[0]["lr"])
-    scheduler = _scheduler(config, optimizer, length)
+    scheduler = _scheduler(trainer, optimizer, length)
     curve = None if node.curve == "none" else function("recovery.curve", node.curve, CURVES)
     original: list[float] = []
     if curve and total:
-        original = _rates(config, total)
+        original = _rates(trainer, total)
         if per == "epoch":  # a rate a step
             original = [original[min(step * epochs // steps, total - 1)] for step in range(steps)]
     if curve in (lr_rewind, fine_tune, slr) and not original and node.min_lr is None:
@@ -52,9 +52,8 @@ def build_learning_rate(
             original=original,
             cycle_momentum=node.cycle_momentum,
         )
-    except ValueError as error:
-        where = "recovery.cycle_momentum" if "momentum" in str(error) else "recovery.curve"
-        raise SettingError(where, str(error).removeprefix(f"{where}: ")) from None
+    except FieldError as error:
+        raise SettingError(f"recovery.{error.field}", error.problem) from None
     if curve:
         try:  # what would fail at the first cut
             float(curve(0, 10, recovery.rates))
@@ -64,13 +63,13 @@ def build_learning_rate(
 
 
 def build_rewind(
-    config: DictConfig, refinement: RuntimeRefinement, schedule: Schedule, course: Course
+    node: RecoveryConfig, refinement: RuntimeRefinement, schedule: Schedule, course: Course
 ) -> WeightRewind | None:
     """What takes the weights back after each cut, if anything does."""
-    node, prunable = config.recovery, refinement.prunable
+    prunable = refinement.method.prunable
     if not node.rewind_weights:
         return None
-    first = _first_epoch(config, schedule, course, prunable)
+    first = _first_epoch(schedule, course, prunable)
     if first is None:
         return WeightRewind(refinement.model, refinement.masks, 0)
     if first == 0:
@@ -79,8 +78,8 @@ def build_rewind(
         )
     to = node.rewind_to
     if to is None:
-        steps = steps_until_next(schedule, course, config.trainer.batch_size, first, 0, prunable)
-        last = course.steps_before(first + 1, config.trainer.batch_size) / first
+        steps = steps_until_next(schedule, course, first, 0, prunable)
+        last = course.steps_before(first + 1) / first
         to = max(0, first - max(1, node.epochs or round(steps / last)))
     if to >= first:
         problem = f"must be below {first}, the epoch of the first cycle, not {to}"
@@ -88,40 +87,35 @@ def build_rewind(
     return WeightRewind(refinement.model, refinement.masks, to)
 
 
-def _first_epoch(
-    config: DictConfig, schedule: Schedule, course: Course, prunable: int
-) -> int | None:
+def _first_epoch(schedule: Schedule, course: Course, prunable: int) -> int | None:
     """The epoch that the first cycle follows, or comes in; as if nothing had been cut yet, so that
     a run that goes on finds the same."""
-    batch_size = config.trainer.batch_size
     by_step = schedule.by == "step"
-    length = course.total_steps(batch_size) if by_step else course.epochs
+    length = course.total_steps if by_step else course.epochs
     first = next_due(schedule, -1, length, prunable)
     if first is None or not by_step:
         return first
     epochs = range(course.epochs + 1)
-    return next(e for e in epochs if course.steps_before(e + 1, batch_size) >= first)
+    return next(e for e in epochs if course.steps_before(e + 1) >= first)
 
 
 def _original(
-    config: DictConfig, schedule: Schedule, course: Course, prunable: int
+    node: RecoveryConfig, schedule: Schedule, course: Course, prunable: int
 ) -> tuple[int, int]:
     """Epochs and steps of the recipe's curve; zeros where nothing says how long it was."""
-    first = _first_epoch(config, schedule, course, prunable)
-    epochs = config.recovery.original_epochs or (course.epochs if first is None else first)
-    batch_size = config.trainer.batch_size
-    if schedule.by == "step" and config.recovery.original_epochs is None and first is not None:
-        return epochs, next_due(schedule, -1, course.total_steps(batch_size), prunable)
+    first = _first_epoch(schedule, course, prunable)
+    epochs = node.original_epochs or (course.epochs if first is None else first)
+    if schedule.by == "step" and node.original_epochs is None and first is not None:
+        return epochs, next_due(schedule, -1, course.total_steps, prunable) or 0
     if epochs <= course.epochs:
-        return epochs, course.steps_before(epochs + 1, batch_size)
-    return epochs, epochs * course.steps(1, batch_size)
+        return epochs, course.steps_before(epochs + 1)
+    return epochs, epochs * course.steps(1)
 
 
-def _scheduler(config: DictConfig, optimizer: Optimizer, total: int) -> LRScheduler:
-    node = OmegaConf.to_container(config.trainer.lr_scheduler, resolve=True)
-    node.pop("per", None)
-    node = {key: total if value == "total" else value for key, value in node.items()}
-    scheduler = build("trainer.lr_scheduler", node, optimizer)
+def _scheduler(trainer: TrainerConfig, optimizer: Optimizer, total: int) -> LRScheduler:
+    given = {key: value for key, value in trainer.lr_scheduler.items() if key != "per"}
+    node = {key: total if value == "total" else value for key, value in given.items()}
+    scheduler: LRScheduler = build("trainer.lr_scheduler", node, optimizer)
     if "metrics" in parameters_of(scheduler.step)[0]:
         raise SettingError(
             "trainer.lr_scheduler",
@@ -130,11 +124,11 @@ def _scheduler(config: DictConfig, optimizer: Optimizer, total: int) -> LRSchedu
     return scheduler
 
 
-def _rates(config: DictConfig, total: int) -> list[float]:
+def _rates(trainer: TrainerConfig, total: int) -> list[float]:
     """The recipe's rate at each of so many steps of its scheduler."""
     tiny = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
-    optimizer = build("trainer.optimizer", config.trainer.optimizer, tiny)
-    scheduler = _scheduler(config, optimizer, total)
+    optimizer = build("trainer.optimizer", trainer.optimizer, tiny)
+    scheduler = _scheduler(trainer, optimizer, total)
     rates = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the optimizer has not stepped

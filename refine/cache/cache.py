@@ -16,8 +16,9 @@ from refine.cache.coding import Marked, decoded, encoded, packed, unpacked
 from refine.cache.files import CUT, NETWORK, named, path_of
 from refine.records.files import written_whole
 from refine.regrowth.reference import Reference
-from refine.sparsity.highest import highest
 from refine.sparsity.masks import Masks
+from refine.sparsity.ranking import highest
+from refine.sparsity.shrink import Smaller
 
 
 class Cache:
@@ -51,9 +52,11 @@ class Cache:
             return len(content or b"") or path_of(self.directory, CUT, cycle).stat().st_size
 
     @torch.no_grad()
-    def note_cut(self, cycle: int, masks: Masks, marked: Mapping[str, Tensor]) -> None:
-        """To be called just before ``masks.cut_(marked)`` of the cycle, counted from 1: keeps the
-        weights that are to go. A cycle that is done again replaces what it was before."""
+    def note_cut(
+        self, cycle: int, model: nn.Module, masks: Masks, marked: Mapping[str, Tensor]
+    ) -> None:
+        """Called just before ``masks.cut_(marked)`` of the cycle, counted from 1: keeps the weights
+        that are about to go. A cycle that is done again replaces what it was before."""
         weights, parts = masks.weights(), {}
         for name, going in marked.items():
             weight = weights[name].detach()
@@ -135,7 +138,7 @@ class Cache:
         )
 
     @torch.no_grad()
-    def reference(self, model: nn.Module, masks: Masks) -> Reference:
+    def denser(self, model: nn.Module, masks: Masks) -> Reference:
         """The network as it would be with all that was cut back, each with its latest value."""
         now = Reference.of(model, masks)
         marked, values = self.restorable(masks)
@@ -146,6 +149,12 @@ class Cache:
             now.values[name][coming] = values[name]
             alive[name] = alive[name].to(coming.device) | coming
         return Reference(now.values, alive, now.others)
+
+    def before_cut(self, cycles_done: int, model: nn.Module, masks: Masks) -> None:
+        """Called just before a cycle changes the network, with ``cycles_done`` behind it: keeps it
+        whole, if there is a directory."""
+        if self.directory is not None:
+            self.keep_network(cycles_done, model, masks)
 
     def keep_network(self, cycles_done: int, model: nn.Module, masks: Masks) -> None:
         """Writes the whole network as it is with ``cycles_done`` cycles behind it. ValueError
@@ -163,7 +172,10 @@ class Cache:
         }
         return {"cycles": self.cycles, "entries": entries}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
+        """Nothing: channels that have left are not kept."""
+
+    def load_state_dict(self, state: dict[str, Any], model: nn.Module | None = None) -> None:
         """Brings it to a ``state_dict``. A file that is missing is an error only on use."""
         self._entries = dict.fromkeys(state["cycles"])
         for cycle, content in state["entries"].items():

@@ -1,7 +1,8 @@
-"""How do marked positions of tensors, and the values there, become few bytes and come back?
+"""How are marked positions of tensors, and the values there, coded in few bytes and read again?
 
-A tensor NAME is three: ``values/NAME`` as they are, ``shape/NAME``, and its positions: a bit for
-each element, ``bitmap/NAME``, or where that is longer the gaps between them, ``gaps/NAME``.
+A tensor NAME is stored as three: ``values/NAME`` as they are, ``shape/NAME``, and its positions,
+either a bit for each element, ``bitmap/NAME``, or if that is longer the gaps between them,
+``gaps/NAME``.
 """
 
 import json
@@ -17,7 +18,7 @@ from torch import Tensor
 from refine.cache.files import VALUES, Damaged, compressed, decompressed
 
 SHAPE, BITMAP, GAPS = "shape/", "bitmap/", "gaps/"
-Marked = tuple[Tensor, Tensor]  # boolean, and the values where it is True, in the index's order
+Marked = tuple[Tensor, Tensor]  # a mask, and the values where it is True in the order of the index
 
 
 def encoded(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -37,7 +38,7 @@ def decoded(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def packed(parts: Mapping[str, Marked]) -> dict[str, Tensor]:
-    """The parts as tensors to encode."""
+    """The parts as tensors that can be encoded."""
     tensors = {}
     for name, (mask, values) in parts.items():
         kind, codes = _positions(mask.cpu().reshape(-1).numpy())
@@ -48,9 +49,9 @@ def packed(parts: Mapping[str, Marked]) -> dict[str, Tensor]:
 
 
 def unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Marked]:
-    """The parts that ``packed`` made these of, to the bit; Damaged if they do not fit together."""
+    """What ``packed`` was given, to the bit; Damaged if the tensors do not fit together."""
     parts = {}
-    # Sorted: safetensors gives them in an order that changes from time to time.
+    # Sorted, as safetensors returns them in varying order.
     for name in sorted(key.removeprefix(VALUES) for key in tensors if key.startswith(VALUES)):
         try:
             shape = tensors[SHAPE + name].tolist()
@@ -74,13 +75,13 @@ def dense(mask: Tensor, values: Tensor) -> Tensor:
 
 
 def _positions(mask: np.ndarray) -> tuple[str, np.ndarray]:
-    """The smaller of both codes: gaps below some 12 % marked; at 1 % they are a third smaller
-    than the bitmap even when both are compressed."""
+    """The smaller of both codes: gaps if less than some 12 % are marked. At 1 % they are a third
+    smaller than the bitmap even when both are compressed."""
     most_gaps = np.count_nonzero(mask) + 1 + mask.size // 255
     if most_gaps >= mask.size // 8:
         return BITMAP, np.packbits(mask)
-    # How many are not marked before each marked one, and after the last. 255 means that at least
-    # so many follow, and the rest in the next byte.
+    # How many elements that are not marked come before each marked one, and after the last. A byte
+    # of 255 stands for 255 of them, and the next byte adds more.
     ends = np.append(np.flatnonzero(mask), mask.size)
     steps, rest = np.divmod(np.diff(ends, prepend=-1) - 1, 255)
     codes = np.full(len(ends) + int(steps.sum()), 255, dtype=np.uint8)
@@ -93,7 +94,7 @@ def _from_gaps(codes: np.ndarray, size: int) -> np.ndarray:
         raise ValueError("another type")
     ends = np.cumsum(codes, dtype=np.int64)[codes < 255]
     ends += np.arange(len(ends))
-    if ends[-1] != size:  # so a few bytes cannot ask for a huge tensor either
+    if ends[-1] != size:  # so that a few bytes cannot ask for a huge tensor
         raise ValueError("another size")
     mask = np.zeros(size, dtype=bool)
     mask[ends[:-1]] = True
@@ -101,6 +102,6 @@ def _from_gaps(codes: np.ndarray, size: int) -> np.ndarray:
 
 
 def _from_bitmap(codes: np.ndarray, size: int) -> np.ndarray:
-    if codes.shape != ((size + 7) // 8,):  # numpy would fill up with zeros
+    if codes.shape != ((size + 7) // 8,):  # numpy would add zeros
         raise ValueError("another size")
     return np.unpackbits(codes, count=size).view(bool)

@@ -1,4 +1,4 @@
-"""How is a whole sparse network kept in a small file, and read again?"""
+"""How is a whole sparse network stored in a small file, and read again?"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,31 +13,32 @@ from refine.cache.files import named
 from refine.errors import SettingError
 from refine.records.files import written_whole
 
-WHOLE = "whole/"  # before the name of a tensor that is kept as it is
+WHOLE = "whole/"  # before the name of a tensor that is stored as it is
 
 
 class Network(NamedTuple):
-    """``state``: parameters and buffers by name, 0 where cut; ``masks``: True where a weight lived,
-    of each prunable tensor; ``ties``: further names of tensors, and the name in ``state``."""
+    """A network that was read. ``state``: parameters and buffers by name, 0 where cut; ``masks``:
+    of each prunable tensor, True where a weight lived; ``ties``: further names of tensors, each
+    with the tensor's name in ``state``."""
 
     state: dict[str, Tensor]
     masks: dict[str, Tensor]
     ties: dict[str, str]
 
     def write(self, path: Path) -> None:
-        """A file as ``refine.training.checkpoint.save_model`` writes of a network, to the byte."""
+        """Writes the file that ``refine.training.checkpoint.save_model`` would, to the byte."""
         with written_whole(path) as part:
             safetensors.torch.save_file(self.state, part, metadata=self.ties or None)
 
 
 def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """State and masks in a file of ``keep_network``; Damaged, a ValueError that names the file,
-    if it is not what was written."""
+    """The state and masks in a file that ``Cache.keep_network`` wrote; Damaged, a ValueError that
+    names the file, if it is not as it was written."""
     return read(path)[:2]
 
 
 def read(path: Path) -> Network:
-    """The same with the ties."""
+    """The same, and the ties."""
     with named(path):
         tensors, ties = decoded(path.read_bytes())
         parts = unpacked(tensors)
@@ -49,10 +50,10 @@ def read(path: Path) -> Network:
 
 @torch.no_grad()
 def keep(path: Path, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Writes the parameters and buffers that are in the state of ``model``, and the masks, whole or
-    not at all. Of a tensor with a mask only what lives is written.
+    """Writes the parameters and buffers in the state of ``model``, and the masks, to one file: all
+    of it or nothing. Of a tensor with a mask only the weights that live are written.
 
-    SettingError if the state is more than tensors, or its tensors overlap.
+    SettingError if the state holds more than tensors, or its tensors overlap.
     """
     state = model.state_dict()
     if strange := [name for name, value in state.items() if not isinstance(value, Tensor)]:
@@ -77,9 +78,9 @@ def keep(path: Path, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def _ties(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Further names of tensors that have several, and the one to keep: the first in the alphabet,
-    as ``safetensors.torch.save_model`` chooses."""
-    names: dict[tuple, list[str]] = {}
+    """For tensors with several names, each further name with the one to keep: the alphabetically
+    first, as in ``safetensors.torch.save_model``."""
+    names: dict[tuple[object, ...], list[str]] = {}
     for name, tensor in sorted(state.items()):
         same = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         names.setdefault(same if tensor.numel() else (name,), []).append(name)

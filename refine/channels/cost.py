@@ -1,4 +1,4 @@
-"""How much of a network is left at certain widths of its channel groups?"""
+"""How much of a network is left at given widths of its channel groups?"""
 
 from collections.abc import Iterable, Mapping
 from math import prod
@@ -12,11 +12,11 @@ UNITS = ("channels", "macs", "parameters")
 
 
 class Amount:
-    """Channels of the groups, parameters, or multiply-accumulates (as refine/evaluation/cost.py
-    counts them) for one input like ``example``, as a function of the groups' widths, by root.
+    """The number of channels, of parameters, or of multiply-accumulates for one input like
+    ``example`` (as refine/evaluation/cost.py counts them), as a function of the groups' widths.
 
-    A layer's multiply-accumulates are its weights times the places where they are used, which do
-    not change with widths; nor do matrix products outside of layers, as in attention.
+    A layer's multiply-accumulates are its weights times the number of places where they are used,
+    which does not depend on widths. Nor do matrix products outside of layers, as in attention.
     """
 
     def __init__(
@@ -31,12 +31,12 @@ class Amount:
             counts = macs_by_layer(model, example.shape[1:])
             self._fixed = macs(model, example.shape[1:]) - sum(counts.values())
             weights = {f"{layer}.weight" if layer else "weight": n for layer, n in counts.items()}
-            # Weights that two layers share belong to no group, and stay as they are.
+            # Weights that two layers share belong to no group and stay as they are.
             self._fixed += sum(count for name, count in weights.items() if name not in sizes)
             self._uses = {
                 name: count / prod(sizes[name]) for name, count in weights.items() if name in sizes
             }
-        # Of each dimension the indices that belong to each channel of each group.
+        # By tensor: a dimension, a group's root, and how many indices belong to each channel.
         self._sizes = {name: list(sizes[name]) for name in self._uses}
         self._shares: dict[str, list[tuple[int, str, float]]] = {}
         for group in groups:
@@ -47,7 +47,7 @@ class Amount:
                     self._shares.setdefault(member.tensor, []).append(share)
 
     def at(self, widths: Mapping[str, int]) -> int:
-        """How much is left."""
+        """How much is left at these widths, by root."""
         if self.unit == "channels":
             return sum(widths.values())
         total = float(self._fixed)

@@ -1,8 +1,8 @@
 """How much does a channel matter?
 
-Each is a function ``(group) -> scores``: of torch-pruning's group, one number for each of its
-channels, the lowest first to go; None where it has none for such a group. They are that library's
-own, with the settings of its published runs (github.com/VainF/Torch-Pruning). Those in
+Each is a function ``(group) -> scores``: one number for each channel of a group of torch-pruning;
+the lowest go first. None if there is no score for such a group. The scores are that library's own,
+with the settings of its published runs (github.com/VainF/Torch-Pruning). Those in
 ``NEED_GRADIENTS`` read the gradients of the weights.
 """
 
@@ -28,7 +28,7 @@ def magnitude(group: Any) -> Tensor | None:
 
 
 def bn_scale(group: Any) -> Tensor | None:
-    """|scale| of its batch norms (Network Slimming, Liu et al. 2017, arXiv:1708.06519)."""
+    """|scale| of the group's batch norms (Network Slimming, Liu et al. 2017, arXiv:1708.06519)."""
     return _library().BNScaleImportance()(group)
 
 
@@ -49,7 +49,7 @@ def taylor(group: Any) -> Tensor | None:
 
 
 def random(group: Any) -> Tensor | None:
-    """A number by lot, from torch's CPU generator."""
+    """A random number, from torch's CPU generator."""
     return _library().RandomImportance()(group)
 
 
@@ -59,8 +59,8 @@ def fpgm(group: Any) -> Tensor | None:
 
 
 def lamp(group: Any) -> Tensor | None:
-    """Sum of w^2 over that of the group's channels not smaller (Lee et al. 2021,
-    arXiv:2010.07611)."""
+    """Sum of w^2 as a share of that of all channels of the group that are not smaller (Lee et al.
+    2021, arXiv:2010.07611)."""
     return _library().LAMPImportance()(group)
 
 

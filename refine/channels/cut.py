@@ -4,15 +4,16 @@ What refine/pruning/cut.py is for weights, this is for channels.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from math import floor as whole
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from refine.batches import Batch
 from refine.channels.cost import Amount
 from refine.channels.criteria import NEED_GRADIENTS
 from refine.channels.groups import OF_THE_NETWORK, ChannelGroup, Graph, check_bare
@@ -20,52 +21,44 @@ from refine.channels.plan import Plan, Structured, plan
 from refine.channels.verify import usable_groups
 from refine.evaluation.cost import macs
 from refine.evaluation.traceless import score
-from refine.pruning.cut import downscale_, largest
 from refine.pruning.gradients import mean_gradients
-from refine.sparsity.masks import Masks
-from refine.sparsity.shrink import reshape_, smaller_
+from refine.pruning.method import Measure, downscale_, largest
+from refine.sparsity.optimizers import OptimizerWatch
+from refine.sparsity.ranking import survivors
+from refine.sparsity.shrink import Follower, reshape_, smaller_
 
 log = logging.getLogger("refine")
-
-
-class Watch(Protocol):
-    """What refine/sparsity/optimizers.py knows of a model."""
-
-    masks: Masks
-    at_first: Mapping[str, Sequence[int]]
-    version: int
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 class ChannelCut:
-    """Plans cuts of ``model``'s channels as ``settings`` say, from its present state.
+    """Takes channels out of ``model`` as ``settings`` say, planned from its present state.
 
-    example: inputs (N, ...) like those of the network, or None until ``look`` is given some.
     watch: that of the model, which knows its masks, its tensors' shapes at first and when they have
-    changed since. only: the tensors whose outputs may go; by default all. All prunable weights are
-    multiplied by ``downscale_factor`` before a cut. A plan changes nothing. ``number``: of the
-    cycle, from 0.
+    changed since. followers: what else becomes smaller with the network.
     """
 
     def __init__(
         self,
         model: nn.Module,
         settings: Structured,
-        example: Tensor | None = None,
-        *,
-        watch: Watch,
-        only: Collection[str] | None = None,
-        downscale_factor: float = 1.0,
+        watch: OptimizerWatch,
+        followers: Mapping[str, Follower] | None = None,
     ):
         self.model, self.settings, self.number = model, settings, 0
-        self.downscale_factor, self._watch, self._only = downscale_factor, watch, only
-        self.left: dict[str, str] = {}
+        self.scoring_batches = settings.scoring_batches
+        self._watch, self._followers = watch, {} if followers is None else followers
+        self._only = None if settings.prunable is None else set(watch.masks)
+        self.kept: dict[str, str] = {}  # layers that keep their channels, and why
         self._example: Tensor | None = None
         self._roots: set[str] = set()  # of the groups that can be made narrower
         self._seen: tuple[int, list[ChannelGroup], int] | None = None  # version, groups, surviving
+        if watch.masks.attached:
+            raise ValueError("the channels of this model are masked already")
         check_bare(model)
         settings.named(model)
-        if example is not None:
-            self.look(example)
+        if settings.example is not None:
+            self.look(settings.example)
 
     @property
     def known(self) -> bool:
@@ -79,12 +72,12 @@ class ChannelCut:
         if not example.is_floating_point():
             raise ValueError("channels are found from floating-point inputs, such as images")
         self._example = example[:2].detach().clone()
-        groups, self.left = usable_groups(self.model, self.example, self.protected)
-        for name, reason in self.left.items():
+        groups, self.kept = usable_groups(self.model, self.example, self.protected)
+        for name, reason in self.kept.items():
             level = logging.DEBUG if reason == OF_THE_NETWORK else logging.INFO
             log.log(level, "%s keeps its channels: %s", name or "the network", reason)
         if not groups:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.left.items())
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.kept.items())
             self._example = None
             raise ValueError(f"there is no channel that can be taken out ({reasons:.300})")
         self._roots = {group.root for group in groups}
@@ -93,7 +86,7 @@ class ChannelCut:
         groups = self._groups_of(first)
         # Widths of the groups, by root, and what there was of the unit, at first.
         self.initial = {group.root: group.width for group in groups}
-        self.full = Amount(self.settings.unit, first, self.example, groups).at(self.initial)
+        self._full = Amount(self.settings.unit, first, self.example, groups).at(self.initial)
         self.dense_macs = macs(first, self.example.shape[1:])
 
     @property
@@ -107,10 +100,11 @@ class ChannelCut:
     def protected(self) -> list[str]:
         """Layers whose outputs stay, by name."""
         stay = self.settings.named(self.model)
-        if self._only is None:
-            return stay
-        weights = ((f"{name}.weight".removeprefix("."), name) for name, layer in self._layers())
-        return [*stay, *(name for weight, name in weights if weight not in self._only)]
+        if self._only is not None:
+            layers = {n: m for n, m in self.model.named_modules() if isinstance(m, LAYERS)}
+            weights = {name: f"{name}.weight".removeprefix(".") for name in layers}
+            stay += [name for name, weight in weights.items() if weight not in self._only]
+        return stay
 
     @property
     def groups(self) -> list[ChannelGroup]:
@@ -123,17 +117,32 @@ class ChannelCut:
         return {group.root: group.width for group in self.groups}
 
     @property
+    def prunable(self) -> int:
+        """How much there was at first of what ``settings.unit`` counts."""
+        return self._full if self.known else self.surviving  # which says what is missing
+
+    @property
     def surviving(self) -> int:
         """How much there is now of what ``settings.unit`` counts."""
         return self._now()[2]
 
-    def scored(self, batches: Iterable, loss: Callable[..., Tensor]) -> dict[str, Tensor]:
-        """The gradients that the criterion needs, if it does."""
+    def prepare(self, batches: Iterable[Batch], number: int) -> None:
+        """Cycle ``number``, counted from 0, begins; its first batch is an example, if there is none
+        yet."""
+        self.number = number
+        if not self.known:
+            first = next(iter(batches), None)
+            if first is None:
+                raise ValueError("structured needs example inputs, or a loader with a batch")
+            self.look(first[0])
+
+    def scores(self, batches: Iterable[Batch], loss: Callable[..., Tensor]) -> dict[str, Tensor]:
+        """The gradients of the weights, where the criterion reads them."""
         if self.settings.criterion not in NEED_GRADIENTS:
             return {}
         return score(mean_gradients, self.model, batches, loss)
 
-    def choose(self, gradients: Mapping[str, Tensor], ratio: float) -> Plan | None:
+    def choose(self, scores: Mapping[str, Tensor], ratio: float) -> Plan | None:
         """What a cut of ``ratio`` takes. ValueError where a goal in MACs or parameters is missed
         with every layer at its floor."""
         if ratio <= 0:
@@ -142,7 +151,7 @@ class ChannelCut:
         goal = surviving - (whole(ratio * (surviving - 1)) + 1)
 
         def planned(model: nn.Module, batches: Any) -> Plan:
-            return self._plan(goal, gradients)
+            return self._plan(goal, scores)
 
         found = score(planned, self.model, (), number=self.number)
         for root, reason in found.left.items():
@@ -161,10 +170,10 @@ class ChannelCut:
 
     def missed(self, amount: int, goal: int) -> str:
         """In words, how far a cut has got."""
-        unit = {"macs": "MACs"}.get(self.settings.unit, self.settings.unit)
+        unit, full = {"macs": "MACs"}.get(self.settings.unit, self.settings.unit), self.prunable
         return (
-            f"{self.full / goal:.2f}x fewer {unit} than at first were asked for, and "
-            f"{self.full / amount:.2f}x is as far as it goes ({amount:,} of {self.full:,}), with "
+            f"{full / goal:.2f}x fewer {unit} than at first were asked for, and "
+            f"{full / amount:.2f}x is as far as it goes ({amount:,} of {full:,}), with "
             "every layer at the floor that min_channels, min_density and round_to leave, but for "
             "those that are protected or that the criterion has no score for"
         )
@@ -182,46 +191,56 @@ class ChannelCut:
         return score(lambda *_: self._plan(0, {}, settings), self.model, ()).amount
 
     def _plan(
-        self, goal: int, gradients: Mapping[str, Tensor], settings: Structured | None = None
+        self, goal: int, scores: Mapping[str, Tensor], settings: Structured | None = None
     ) -> Plan:
+        chosen, initial = settings or self.settings, self.initial
         return plan(
-            self.model,
-            self.example,
-            self.groups,
-            settings or self.settings,
-            self.initial,
-            goal,
-            gradients,
-            self.protected,
+            self.model, self.example, self.groups, chosen, initial, goal, scores, self.protected
         )
 
     def downscale_(self) -> None:
         """Multiplies the prunable weights by the factor."""
-        downscale_(self._watch.masks.weights().values(), self.downscale_factor)
+        downscale_(self._watch.masks.weights().values(), self.settings.downscale_factor)
+
+    def cut_(self, choice: Plan | None) -> dict[str, int]:
+        """Takes the planned channels out, and what belongs to them out of all that goes with the
+        network; how many weights of each prunable tensor."""
+        if choice is None:
+            return {}
+        masks = self._watch.masks
+        before = {name: survivors(mask) for name, mask in masks.items()}
+        self._watch.fit_(smaller_(self.model, choice.smaller))
+        masks.shrink_(choice.smaller)
+        for follower in self._followers.values():
+            follower.shrunk_(self.model, choice.smaller)
+        gone = {name: count - survivors(masks[name]) for name, count in before.items()}
+        return {name: count for name, count in gone.items() if count}
 
     def within(
         self,
         floor: float,
-        validate: Callable[[nn.Module], float] | None,
-        gradients: Mapping[str, Tensor],
+        validate: Measure | None,
+        scores: dict[str, Tensor],
         ratio: float,
-        chosen: Plan,
+        choice: Plan | None,
     ) -> tuple[float, Plan | None]:
-        """The largest cut up to ``ratio``, which takes ``chosen``, with which ``validate`` says
-        ``floor`` at least of a copy, and what it takes."""
+        """The largest cut up to ``ratio``, which takes ``choice``, after which ``validate`` still
+        gives ``floor`` on a copy, and what it takes."""
         if validate is None:
             raise ValueError("a floor needs validate, which measures accuracy on validation data")
 
-        def passes(tried: Plan) -> bool:
+        def passes(tried: Plan | None) -> bool:
             copy = deepcopy(self.model)
             weights = dict(copy.named_parameters())
-            downscale_([weights[name] for name in self._watch.masks], self.downscale_factor)
-            smaller_(copy, tried.smaller)
+            factor = self.settings.downscale_factor
+            downscale_([weights[name] for name in self._watch.masks], factor)
+            if tried is not None:
+                smaller_(copy, tried.smaller)
             return validate(copy) >= floor
 
-        return largest(ratio, chosen, lambda lower: self.choose(gradients, lower), passes, None)
+        return largest(ratio, choice, lambda lower: self.choose(scores, lower), passes, None)
 
-    def left_now(self) -> dict[str, int]:
+    def left(self) -> dict[str, int]:
         """Channels and multiply-accumulates of one input that are there now."""
         return {
             "channels": sum(self.widths.values()),
@@ -240,9 +259,3 @@ class ChannelCut:
     def _groups_of(self, model: nn.Module) -> list[ChannelGroup]:
         graph = Graph(model, self.example, self.protected)
         return [group for group in graph.groups() if group.root in self._roots]
-
-    def _layers(self) -> Iterator[tuple[str, nn.Module]]:
-        kinds = nn.modules.conv._ConvNd | nn.Linear
-        yield from (
-            (n, layer) for n, layer in self.model.named_modules() if isinstance(layer, kinds)
-        )

@@ -1,7 +1,7 @@
-"""Which columns of a linear layer read a channel where pictures were flattened channels last?
+"""Which columns of a linear layer read a channel if images were flattened channels last?
 
-torch-pruning 1.6.1 takes every flattened picture for (channels, places): it would take, and score,
-columns of other channels where it was ``permute(0, 2, 3, 1).flatten(1)``, as in SimpleCNN.
+torch-pruning 1.6.1 assumes that every flattened image was (channels, places). Where it was
+``permute(0, 2, 3, 1).flatten(1)``, as in SimpleCNN, it would score and cut other channels' columns.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ TO_CHANNELS_LAST = (0, 2, 3, 1)
 
 @dataclass(frozen=True)
 class ChannelsLast:
-    """Maps a place in (channels, places) to one in (places, channels), or back; ``layer`` reads
-    them and says how many channels there are now."""
+    """Maps a position in (channels, places) to one in (places, channels), or back. ``layer`` reads
+    them; its width tells how many channels there are now."""
 
     layer: nn.Linear
     places: int
@@ -34,7 +34,7 @@ class ChannelsLast:
 
 
 def flattened_channels_last_(graph: Any) -> None:
-    """Tells a built DependencyGraph of every such layer."""
+    """Corrects a built DependencyGraph for every such layer."""
     from torch_pruning import ops
     from torch_pruning.dependency import shape_infer
 
@@ -54,8 +54,9 @@ def flattened_channels_last_(graph: Any) -> None:
                 if not isinstance(reader.module, nn.Linear) or not channels:
                     continue
                 places = reader.module.in_features // channels
-                # The first of the two mappings of an edge is torch-pruning's own, made anew for
-                # every group; behind the reshape, as before it the way back would go wrong.
+                # The first of an edge's two mappings is torch-pruning's own, which it makes again
+                # for every group. This one is put behind the reshape: before it, the way back
+                # would be wrong.
                 for here, there, back in ((node, after, False), (after, node, True)):
                     for edge in here.dependencies:
                         if edge.target is there:

@@ -1,7 +1,7 @@
 """Which channels of a network go together?
 
-This and refine/channels/criteria.py know the library torch-pruning (DepGraph, Fang et al. 2023,
-arXiv:2301.12900), which finds it out from a pass through the network.
+The library torch-pruning (DepGraph, Fang et al. 2023, arXiv:2301.12900) finds it out from a pass
+through the network. Only this, flattened.py and criteria.py use that library.
 """
 
 import warnings
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from refine.channels.flattened import flattened_channels_last_
-from refine.evaluation.accuracy import in_mode
+from refine.evaluation.traceless import in_mode
 from refine.sparsity.shrink import Smaller, depthwise, each_tensor
 from refine.sparsity.topology import answers, traced
 
@@ -29,8 +29,8 @@ WRAPPERS = (
 
 @dataclass(frozen=True)
 class Member:
-    """Of one tensor the indices along a dimension that belong to a group's channels: index
-    ``indices[i]`` to channel ``channels[i]``."""
+    """Which indices along one dimension of a tensor belong to a group's channels: ``indices[i]``
+    belongs to channel ``channels[i]``."""
 
     tensor: str
     dimension: int
@@ -40,9 +40,9 @@ class Member:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that several layers share. ``root``: the layer whose outputs they are, the first;
-    ``width``: how many; ``producers``, ``norms``: layers that make, normalise them; ``readers``:
-    tensors of which they are inputs."""
+    """Channels that several layers share. ``root``: the first layer whose outputs they are;
+    ``width``: how many; ``producers``, ``norms``, ``readers``: layers that make them, normalise
+    them, and have them as inputs."""
 
     root: str
     width: int
@@ -55,11 +55,11 @@ class ChannelGroup:
 class Graph:
     """The channels of ``model``, as torch-pruning sees them.
 
-    example: inputs that the network takes, (N, ...). protected: globs' matches, names of layers or
-        tensors whose outputs stay as they are; the network's answers always do.
+    example: inputs that the network takes, (N, ...). protected: names of layers or tensors whose
+        outputs stay as they are; the network's own outputs always do.
 
-    ``left``: layers that have no group, each with the reason. ValueError where torch-pruning is
-    not installed, or the network is wrapped.
+    ``left``: layers that have no group, each with the reason. ValueError if torch-pruning is not
+    installed, or the network is wrapped.
     """
 
     def __init__(self, model: nn.Module, example: Tensor, protected: Iterable[str] = ()):
@@ -68,7 +68,7 @@ class Graph:
         library = torch_pruning()
         layers = dict(model.named_modules())
         graph = traced(model)
-        # What cannot be traced is found out by refine/channels/verify.py: outputs are fewer then.
+        # Without a trace refine/channels/verify.py finds them: without a channel they are fewer.
         given = answers(model, graph=graph) if graph else set()
         stay = {*protected, *given}
         self._stay = [
@@ -81,7 +81,7 @@ class Graph:
         owners = [id(tensor) for _, tensor, _ in each_tensor(model)]
         self._shared = {tensor for tensor in owners if owners.count(tensor) > 1}
         with in_mode(model, training=False), warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")  # of parameters without a layer: Member has them
+            warnings.simplefilter("ignore")  # about parameters without a layer: they get a Member
             self._graph = library.DependencyGraph().build_dependency(
                 model, example_inputs=example[:1], verbose=False
             )
@@ -115,11 +115,12 @@ class Graph:
 
     def _described(self, root: str, group: Any) -> ChannelGroup:
         members: list[Member] = []
-        producers, norms, readers = [], [], []
+        producers, norms, readers = list[str](), list[str](), list[str]()
         for number, (dependency, indices) in enumerate(group):
             layer, handler = dependency.target.module, dependency.handler
             outgoing = self._graph.is_out_channel_pruning_fn(handler)
             channels = group[number].root_idxs
+            parts: dict[str, int] | None
             if isinstance(layer, nn.Parameter):
                 name = self._graph._param_to_name[layer]
                 parts = {name: dependency.target.pruning_dim % layer.dim()}
@@ -154,8 +155,8 @@ class Graph:
 
 
 def _parts(layer: nn.Module, outgoing: bool) -> dict[str, int] | None:
-    """Which dimension of each of a layer's tensors goes with its outputs or its inputs; None for
-    layers that are not known."""
+    """Which dimension of each of a layer's tensors belongs to its outputs (``outgoing``) or to its
+    inputs; None for layers of unknown types."""
     if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
         if getattr(layer, "groups", 1) > 1:
             if not depthwise(layer) or layer.out_channels != layer.groups:
@@ -202,7 +203,7 @@ def without(
 
 
 def check_bare(model: nn.Module) -> None:
-    """ValueError for a network in a wrapper that would not notice that it has become smaller."""
+    """Raises ValueError for a network in a wrapper that would not notice that it became smaller."""
     kind = type(model).__name__
     if kind in WRAPPERS:
         again = "compile it" if kind == "OptimizedModule" else "wrap it"

@@ -6,7 +6,7 @@ said to be missed, caps and floors hold, and no group is skipped silently.
 """
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -27,14 +27,21 @@ SCOPES = ("global", "layerwise")
 
 @dataclass(frozen=True)
 class Structured:
-    """How channels are chosen.
+    """How channels are chosen; they leave the network, with all that depends on them.
 
-    criterion: a function of refine/channels/criteria.py. scope: one ranking over all layers
-    ("global"), or the same share of each ("layerwise"). unit: what a cut's ratio is a share of:
-    "channels", "macs" or "parameters". protected: globs of layers whose outputs stay as they are;
-    those that give the network's answers always do. round_to: widths are multiples of it, where
-    they change. min_channels, min_density: what every layer keeps, in channels and as a share of
-    those it had at first. steps: in how many parts of all channels they go; each is scored anew.
+    criterion: a function of refine/channels/criteria.py.
+    scope: one ranking over all layers ("global"), or the same share of each ("layerwise").
+    unit: what a cut's ratio is a share of: "channels", "macs" or "parameters".
+    protected: globs of layers whose outputs stay as they are; those that give the network's answers
+        always do.
+    round_to: widths that change become multiples of it.
+    min_channels, min_density: what every layer keeps, in channels and as a share of those it had at
+        first.
+    steps: in how many parts of all channels they go; what is left is scored anew after each.
+    downscale_factor: the prunable weights are multiplied by it before the cut.
+    scoring_batches: how many batches gradients are made on, for a criterion that reads them.
+    prunable: names of the parameters whose layers may lose channels; by default all.
+    example: inputs (N, ...) like those of the network; by default the first that a cycle is given.
     """
 
     criterion: Callable[[Any], Tensor | None] = magnitude
@@ -45,6 +52,10 @@ class Structured:
     min_channels: int = 1
     min_density: float = 0.0
     steps: int = 100
+    downscale_factor: float = 0.98
+    scoring_batches: int = 8
+    prunable: Collection[str] | None = None
+    example: Tensor | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not callable(self.criterion):

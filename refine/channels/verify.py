@@ -1,8 +1,8 @@
 """Which channel groups can be taken out of a network, and does it compute the same without them?
 
-Which channels go together is found out by following gradients, which does not see everything that
-a network's code does with shapes. So every group is tried once, on a copy whose numbers are drawn
-by lot: those of now could hide it, as a norm that begins at 0 does.
+torch-pruning follows gradients to find which channels go together, and so misses some of what a
+network's code does with shapes. Every group is therefore tried once, on a copy with random weights:
+the network's own could hide a mistake, as a norm whose scale is still 0 does.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from refine.channels.groups import OF_THE_NETWORK, ChannelGroup, Graph, without
 from refine.sparsity.shrink import smaller_
 
-TOLERANCE = 1e-3  # of the outputs' scale, single precision; wrong columns make a third or more
+TOLERANCE = 1e-3  # of the outputs' scale, in single precision; wrong columns make a third or more
 
 
 def usable_groups(
@@ -30,18 +30,18 @@ def usable_groups(
 
 
 def misfits(model: nn.Module, example: Tensor, groups: Iterable[ChannelGroup]) -> dict[str, str]:
-    """The groups, by root, of which channels cannot be taken out, each with the reason.
+    """The groups, by root, whose channels cannot be taken out, each with the reason.
 
-    A third of a group's channels, by lot, is taken out of a copy. It must answer as the network
-    does when these channels are 0. A layer norm, which mixes them, is taken as a scale and a shift
-    for this.
+    A random third of a group's channels is taken out of a copy. Its outputs must be those of the
+    network with these channels set to 0. A layer norm, which mixes channels, is replaced by its
+    scale and shift for this.
     """
     found = {}
     draw = torch.Generator().manual_seed(0)
     inputs = torch.randn(2, *example.shape[1:], generator=draw).to(example)
     drawn = _drawn(model, draw).eval()
     with torch.no_grad(), torch.random.fork_rng():
-        trains_otherwise = _has_layers_of_training(drawn, inputs)
+        trains_otherwise = _has_training_layers(drawn, inputs)
         for group in groups:
             if group.width < 2:
                 continue
@@ -51,19 +51,19 @@ def misfits(model: nn.Module, example: Tensor, groups: Iterable[ChannelGroup]) -
             smaller = _plain(drawn, group)
             try:
                 smaller_(smaller, without(smaller, [group], {group.root: gone.tolist()}))
-                answers = pytree.tree_leaves(smaller(inputs))
+                outputs = pytree.tree_leaves(smaller(inputs))
             except Exception as error:  # the network's own code, with widths it does not know
                 reason = " ".join(str(error).split())
                 found[group.root] = f"the network fails without some of its channels: {reason:.80}"
                 continue
-            if [_shape(leaf) for leaf in answers] != [_shape(leaf) for leaf in wanted]:
+            if [_shape(leaf) for leaf in outputs] != [_shape(leaf) for leaf in wanted]:
                 found[group.root] = OF_THE_NETWORK
-            elif not all(map(_same, answers, wanted)):
+            elif not all(map(_same, outputs, wanted)):
                 found[group.root] = "what reads its channels cannot be followed"
             elif trains_otherwise:
                 try:
                     smaller.train()(inputs)
-                except Exception:  # the same
+                except Exception:  # the network's own code here too
                     found[group.root] = "what reads its channels in training cannot be followed"
     return found
 
@@ -82,7 +82,7 @@ class Affine(nn.Module):
 
 
 def _drawn(model: nn.Module, draw: torch.Generator) -> nn.Module:
-    """A copy with other numbers."""
+    """A copy with random weights and buffers."""
     copy = deepcopy(model)
     with torch.no_grad():
         for name, tensor in (*copy.named_parameters(), *copy.named_buffers()):
@@ -108,8 +108,8 @@ def _plain(network: nn.Module, group: ChannelGroup) -> nn.Module:
     return copy.eval()
 
 
-def _has_layers_of_training(network: nn.Module, inputs: Tensor) -> bool:
-    """Whether the pass of evaluation leaves layers with weights out, and that of training works."""
+def _has_training_layers(network: nn.Module, inputs: Tensor) -> bool:
+    """Whether some layers with weights are used in training only, and a training pass works."""
     layers = {
         module
         for module in network.modules()
@@ -128,17 +128,17 @@ def _has_layers_of_training(network: nn.Module, inputs: Tensor) -> bool:
         return False
     try:
         deepcopy(network).train()(inputs)
-    except Exception:  # it wants something else then, such as targets
+    except Exception:  # in training it needs something else, such as targets
         return False
     return True
 
 
 def _silenced(network: nn.Module, group: ChannelGroup, gone: Tensor, inputs: Tensor) -> Any:
-    """The outputs with channels of a group set to 0 wherever a layer makes them."""
+    """The outputs with the channels ``gone`` of a group set to 0 wherever a layer makes them."""
     layers, handles = dict(network.named_modules()), []
     for name in dict.fromkeys((*group.producers, *group.norms)):
         indices = _outputs(group, name, layers.get(name), gone)
-        if name not in layers:  # a parameter that is added
+        if name not in layers:  # a parameter of the network's own
             network.get_parameter(name).index_fill_(*indices, 0.0)
             continue
         last = isinstance(layers[name], nn.Linear | Affine)
@@ -159,7 +159,8 @@ def _silenced(network: nn.Module, group: ChannelGroup, gone: Tensor, inputs: Ten
 def _outputs(
     group: ChannelGroup, name: str, layer: nn.Module | None, gone: Tensor
 ) -> tuple[int, Tensor]:
-    """Of the layer's outputs, or of a parameter, the dimension and the indices of channels."""
+    """The dimension, and the indices of the channels ``gone``, in the layer's outputs or in a
+    parameter."""
     made = int(getattr(layer, "transposed", False))
     for member in group.members:
         if layer is None and member.tensor == name:
@@ -175,8 +176,8 @@ def _shape(leaf: Any) -> tuple[int, ...] | None:
     return tuple(leaf.shape) if isinstance(leaf, Tensor) else None
 
 
-def _same(answer: Any, wanted: Any) -> bool:
+def _same(found: Any, wanted: Any) -> bool:
     if not isinstance(wanted, Tensor) or not wanted.is_floating_point():
         return True
     scale = float(wanted.abs().max().clamp(min=1e-12))
-    return float((answer - wanted).abs().max()) <= TOLERANCE * scale
+    return float((found - wanted).abs().max()) <= TOLERANCE * scale

@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from refine.config import GROUPS, RunConfig, config_directory, settings, validate
+from refine.config import GROUPS, RunConfig, config_directory, settings, settle, validate
+from refine.config.schedules import having
 from refine.errors import SettingError, TrainingError, one_of
 
 EXPLAINED = (
@@ -35,7 +36,9 @@ EXPLAINED = (
 # Extras of the package, and the plugin that each brings.
 LAUNCHERS = {name: f"hydra_plugins.hydra_{name}_launcher" for name in ("joblib", "submitit", "ray")}
 
-ConfigStore.instance().store(name="schema", node=RunConfig)
+SCHEMA = OmegaConf.structured(RunConfig)
+OmegaConf.set_struct(SCHEMA.schedule, False)  # what may stand there, the chosen schedule says
+ConfigStore.instance().store(name="schema", node=SCHEMA)
 
 
 def workers() -> int:
@@ -49,7 +52,7 @@ def workers() -> int:
     return gpus or cores or 1
 
 
-# Our presets have the plugins' own names, which Hydra takes for a schema of old times.
+# Our presets have the plugins' own names, which Hydra takes for a schema of an old version.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/.*' is validated against ConfigStore")
 OmegaConf.register_new_resolver("refine.workers", workers, replace=True)
 
@@ -57,18 +60,25 @@ OmegaConf.register_new_resolver("refine.workers", workers, replace=True)
 def composed(overrides: list[str], config_path: str | None = None) -> DictConfig:
     """The configuration of ``overrides``, from ``conf/`` or another directory's config.yaml."""
     with initialize_config_dir(config_path or str(config_directory()), version_base="1.3"):
-        return compose("config", overrides)
+        return settled(compose("config", overrides), overrides)
+
+
+def settled(config: DictConfig, overrides: list[str]) -> DictConfig:
+    """``config``, composed of ``overrides``, with the settings that its schedule has."""
+    entries = OverridesParser.create().parse_overrides(overrides)
+    settle(config, {entry.get_key_element().lstrip("+") for entry in entries})
+    return config
 
 
 def jobs(overrides: list[str], config_path: str | None) -> list[tuple[list[str], DictConfig]]:
     """Every combination of a sweep's values, as overrides and validated configuration: a mistake
-    in the last job shall not wait for the first to be trained."""
+    in the last job must not wait until the first has been trained."""
     with initialize_config_dir(config_path or str(config_directory()), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         axes = [_values(entry) for entry in parser.parse_overrides(overrides) if not _hydras(entry)]
         found = []
         for job in itertools.product(*axes):
-            config = compose("config", list(job))
+            config = settled(compose("config", list(job)), list(job))
             validate(config)
             found.append((list(job), config))
         return found
@@ -85,7 +95,7 @@ def swept(overrides: list[str]) -> tuple[list[str], list[str]]:
     """The names of the settings that a sweep varies, and the overrides that all its jobs share."""
     parsed = [o for o in OverridesParser.create().parse_overrides(overrides) if not _hydras(o)]
     names = [entry.get_key_element() for entry in parsed if entry.is_sweep_override()]
-    return names, [entry.input_line for entry in parsed if not entry.is_sweep_override()]
+    return names, [_line(entry) for entry in parsed if not entry.is_sweep_override()]
 
 
 def check_launcher(overrides: list[str]) -> None:
@@ -101,16 +111,22 @@ def check_launcher(overrides: list[str]) -> None:
 
 def keys_of(overrides: list[str]) -> list[str]:
     """What each of ``overrides`` sets."""
-    return [entry.key_or_group for entry in OverridesParser.create().parse_overrides(overrides)]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return [entry.key_or_group for entry in parsed]
 
 
 def _hydras(override: Override) -> bool:
     return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
 
 
+def _line(override: Override) -> str:
+    """An override as it was typed."""
+    return override.input_line or ""
+
+
 def _values(override: Override) -> list[str]:
     if not override.is_sweep_override():
-        return [override.input_line]
+        return [_line(override)]
     if not override.is_discrete_sweep():
         raise SettingError(
             override.get_key_element(),
@@ -122,8 +138,8 @@ def _values(override: Override) -> list[str]:
 
 
 def check_groups(overrides: list[str], config_path: str | None = None) -> None:
-    """A group's option is a word, and a run's own configuration has no groups; Hydra would only
-    say what is not."""
+    """SettingError for a group's option that is no word, and for any option of a group where a
+    run's own configuration has none; Hydra would not say what is right."""
     for override in OverridesParser.create().parse_overrides(overrides):
         name, value = override.get_key_element().lstrip("+"), override.value()
         if name in GROUPS and config_path and not (Path(config_path) / name).is_dir():
@@ -159,7 +175,7 @@ def explain(error: Exception) -> str:
         value, kind = found.groups()
         kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
         return f"{name}: must be {kinds.get(kind, kind)}, not {value!r}"
-    if "is not Optional" in text:
+    if "is not Optional" in text or "Incompatible value 'None'" in text:
         return f"{name}: cannot be null"
     if found := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return f"{found[1]}: several values need a sweep, refine-run -m {found[1]}"
@@ -170,9 +186,11 @@ def explain(error: Exception) -> str:
 
 
 def _unknown(name: str) -> str:
-    """What to say of a setting that there is not."""
+    """What to say of a setting that does not exist."""
     known = [setting for setting, _ in settings()]
     group, _, key = name.rpartition(".")
+    if group == "schedule" and (others := having(key)):
+        return f"{name}: this run's schedule has no such setting; {', '.join(others)} have {key}"
     if group in ("model", "trainer.optimizer", "trainer.lr_scheduler"):
         return f"{name}: {group} has no {key!r} yet; to add an argument, write +{name}=..."
     near = [setting for setting in known if setting.rpartition(".")[0] == group]

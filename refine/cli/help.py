@@ -1,10 +1,15 @@
 """What does ``refine-run --help`` say? Made from ``conf/`` and the schema, so that it is true."""
 
 import textwrap
+from dataclasses import Field
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from refine.config import GROUPS, allowed, config_directory, settings
+from refine.config import GROUPS, config_directory, settings
+from refine.config.instantiate import imported
+from refine.config.schedules import TARGET, options, settings_of, whole
+from refine.setting import allowed
 
 INTRODUCTION = """\
 refine-run trains a network and, at the epochs that a schedule names, refines it: scores the
@@ -22,24 +27,24 @@ Examples
   refine-run pruner=structured pruner.target_speedup=2       channels go: a smaller network
   refine-run experiment=continual replay=herding     the digits two by two: what is forgotten
   refine-run -m pruner.ratio=0.1,0.15,0.2 schedule.interval=3,5,10    a run for every pair
-  refine-run resume=results/runs/2026-01-31/12-00-00 trainer.epochs=40   goes on, with more epochs
+  refine-run resume=results/runs/2026-01-31/12-00-00 trainer.epochs=40   resumes it, to more epochs
 """
 FLAGS = """\
 Flags
   -m, --multirun       a sweep: a run for every combination of comma-separated values; what has
-                       finished is skipped, what has not is gone on with (sweep.dry_run=true lists)
+                       finished is skipped, what has not is resumed (sweep.dry_run=true lists)
   --cfg job            print the configuration and stop
   --config-path DIR    run the config.yaml of DIR, such as an earlier run's directory, again
   --hydra-help         what Hydra itself can do
 SIGTERM, SIGUSR1 and Ctrl-C save at the next step and stop; Ctrl-C twice stops at once.
 Errors are one or two lines; HYDRA_FULL_ERROR=1 shows the traceback. Exit code: 0 done, 1 error,
-2 unknown flag, 75 stopped by SIGTERM or SIGUSR1 (the same command, or resume=, goes on), 130
+2 unknown flag, 75 stopped by SIGTERM or SIGUSR1 (the same command, or resume=, resumes it), 130
 interrupted."""
 
 
 def help_text(config: DictConfig) -> str:
     """The help for people; the defaults shown are those of ``config``."""
-    return "\n".join([INTRODUCTION, _groups(), _settings(config), FLAGS])
+    return "\n".join([INTRODUCTION, _groups(), _settings(config), _schedules(), FLAGS])
 
 
 def _groups() -> str:
@@ -61,13 +66,44 @@ def _settings(config: DictConfig) -> str:
         value = OmegaConf.select(config, name, throw_on_missing=False)
         if isinstance(value, DictConfig):
             lines.append(_entry(f"{name}.…", entry.metadata["meaning"], 36))
-            lines += [f"    {name}.{key}={_shown(inner)}" for key, inner in value.items()]
+            lines += [f"    {name}.{key!s}={_shown(inner)}" for key, inner in value.items()]
             continue
-        choices, words = entry.metadata.get("choices") or {}, allowed(entry)
-        meaning = entry.metadata["meaning"] + (f" ({words})" if words else "")
-        lines.append(_entry(f"{name}={_shown(value)}", meaning, 36))
-        lines += [_entry("", f"{choice}: {what}", 38) for choice, what in choices.items()]
+        lines.append(_entry(f"{name}={_shown(value)}", _meaning(entry), 36))
+        lines += _choices(entry)
     return "\n".join([*lines, ""])
+
+
+def _schedules() -> str:
+    lines = ["Settings of each schedule: by name and default, and what they mean"]
+    meanings: dict[tuple[str, str], list[str]] = {}
+    entries: dict[str, Field[Any]] = {}
+    for option, node in options().items():
+        values = whole(option)
+        own = settings_of(imported("schedule", node[TARGET]))
+        given = "  ".join(f"{key}={_shown(values[key])}" for key in own)
+        lines.append(_entry(f"schedule={option}", given or "none", 26))
+        for key, entry in own.items():
+            meanings.setdefault((key, _meaning(entry)), []).append(option)
+            entries[key] = entry
+    order = list(entries)
+    for (key, meaning), with_it in sorted(meanings.items(), key=lambda it: order.index(it[0][0])):
+        several = [name for name, _ in meanings].count(key) > 1
+        whose = f"of {', '.join(with_it)}: " if several else ""
+        lines.append(_entry(f"schedule.{key}", whose + meaning, 36))
+        lines += _choices(entries[key])
+    return "\n".join([*lines, ""])
+
+
+def _meaning(entry: Field[Any]) -> str:
+    """What a setting means, and what it may hold."""
+    held = allowed(entry)
+    return entry.metadata["meaning"] + (f" ({held})" if held else "")
+
+
+def _choices(entry: Field[Any]) -> list[str]:
+    """A line for each choice that a setting has."""
+    choices = entry.metadata.get("choices") or {}
+    return [_entry("", f"{choice}: {what}", 38) for choice, what in choices.items()]
 
 
 def _entry(name: str, meaning: str, column: int) -> str:

@@ -1,4 +1,4 @@
-"""The command ``refine-restore``: the network as it was before a cut of a run."""
+"""The command ``refine-restore``: a run's network as it was before one of its cuts."""
 
 import argparse
 import json
@@ -9,13 +9,12 @@ from pathlib import Path
 
 from refine.cache import files
 from refine.errors import ReportError
-from refine.process import ended
+from refine.process import run_command
 from refine.records.files import written_whole
-from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
+from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, MODEL_FILE, SUMMARY_FILE
 from refine.report import runs
 from refine.report.runs import Measurement
 
-MODEL_FILE = "model.safetensors"
 RUN_FILES = (CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE)
 HEADER = ("cycles", "epoch", "sparsity", "test accuracy", "size", "file", "the last cycle cut", "")
 DESCRIPTION = """\
@@ -23,7 +22,7 @@ Brings back the network of a run as it was before one of its cycles cut it.
 
 A run with cache=disk keeps in RUN_DIR/cache the network before each cut and, compressed, what each
 cycle cut. Without --cycle this lists what can be restored: a row for each number of cycles that
-the network had behind it, with epoch, sparsity and test accuracy as the run recorded them then.
+the network had been through, with epoch, sparsity and test accuracy as the run recorded them then.
 """
 EXAMPLES = """\
 examples:
@@ -34,7 +33,7 @@ examples:
 
 The file holds parameters and buffers, as the run's model.safetensors does:
   refine-run --config-path RUN_DIR start_from=before.safetensors schedule.interval=4
-goes on from it with the run's settings but that; what is 0 in it is cut. In Python,
+starts from it with the run's other settings; what is 0 in it is cut. In Python,
 safetensors.torch.load_model(model, "before.safetensors") reads it.
 
 Nothing of the run is changed. Exit code: 0 done, 1 error, 2 options that do not fit together.
@@ -42,7 +41,7 @@ Nothing of the run is changed. Exit code: 0 done, 1 error, 2 options that do not
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; its exit code."""
+    """Runs the command line and returns its exit code."""
     arguments = _arguments(argv)
     run: Path = arguments.run
 
@@ -56,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             _restore(run, sources, arguments)
 
-    return ended(
+    return run_command(
         "refine-restore",
         work,
         (ReportError, files.Damaged),
@@ -77,26 +76,26 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--cycle",
         metavar="K",
         type=int,
-        help="write the network as it was with K cycles behind it, just before the next one cut; "
-        "0 is before the first, and the last is the run's final network",
+        help="write the network as it was after K cycles, just before the next one cut; 0 is "
+        "before the first, and the last is the run's final network",
     )
     parser.add_argument(
         "--to",
         metavar="FILE",
         type=Path,
-        help="where to, ending in .safetensors; default RUN_DIR/model.cycle-K.safetensors",
+        help="where to write it, ending in .safetensors; default RUN_DIR/model.cycle-K.safetensors",
     )
-    parser.add_argument("--force", action="store_true", help="also over a file that exists")
+    parser.add_argument("--force", action="store_true", help="overwrite a file that exists")
     arguments = parser.parse_args(argv)
     if arguments.cycle is None and (arguments.to or arguments.force):
-        parser.error("--to and --force go with --cycle, which says what to restore")
+        parser.error("--to and --force need --cycle, which says what to restore")
     if arguments.to and arguments.to.suffix != ".safetensors":
         parser.error(f"--to: FILE ends in .safetensors, not {arguments.to}")
     return arguments
 
 
 def _sources(run: Path) -> dict[int, Path]:
-    """Where the network is, by the number of cycles behind it; ReportError if nowhere."""
+    """The files with networks, by the number of cycles before; ReportError if there are none."""
     directory = run / files.DIRECTORY
     if not directory.is_dir() and not any((run / name).exists() for name in RUN_FILES):
         raise ReportError(f"{run} {runs.FOREIGN}")
@@ -113,7 +112,7 @@ def _sources(run: Path) -> dict[int, Path]:
 
 
 def _end(run: Path) -> tuple[str | None, int | None]:
-    """How the run ended and with how many cycles, if it has."""
+    """How the run ended, and after how many cycles; None and None if it has not."""
     try:
         summary = json.loads((run / SUMMARY_FILE).read_text(encoding="utf-8"))
         return summary["status"], int(summary["cycles"])
@@ -122,7 +121,7 @@ def _end(run: Path) -> tuple[str | None, int | None]:
 
 
 def _recorded(run: Path) -> dict[int, Measurement]:
-    """By the number of cycles so far, what the run recorded last."""
+    """What the run recorded last, by the number of cycles so far."""
     try:
         finished = runs.read_run(run)
         return finished.levels() | {finished.end.cycles: finished.end}
@@ -140,8 +139,8 @@ def _list(run: Path, sources: dict[int, Path]) -> None:
     rows = [HEADER]
     for cycles, path in sources.items():
         figures, cut = ("-", "-", "-"), ("-", "")
-        if row := recorded.get(cycles):
-            figures = (str(row.epoch), f"{row.sparsity:.1%}", f"{row.test_accuracy:.2%}")
+        if then := recorded.get(cycles):
+            figures = (str(then.epoch), f"{then.sparsity:.1%}", f"{then.test_accuracy:.2%}")
         if cycles in cuts:
             cut = _cut(cuts[cycles])
         place = str(path.relative_to(run))
@@ -181,23 +180,23 @@ def _restore(run: Path, sources: dict[int, Path], arguments: argparse.Namespace)
     if path.exists() and not arguments.force:
         raise ReportError(f"{path} exists; --to FILE is for another name, --force overwrites it")
     cut = _write(sources[cycles], path)
-    print(f"wrote {path}, the network with {cycles} cycle{'s' * (cycles != 1)} behind it")
+    print(f"wrote {path}, the network after {cycles} cycle{'s' * (cycles != 1)}")
     if row := _recorded(run).get(cycles):
         figures = f"sparsity {row.sparsity:.1%}, test accuracy {row.test_accuracy:.2%}"
         print(f"{figures}, as recorded after epoch {row.epoch}")
     elif cut is not None:
         print(f"{cut:.1%} of the prunable weights are cut; no epoch was measured then")
-    print(f"to go on from it: refine-run start_from={shlex.quote(str(path))} ...")
+    print(f"to start from it: refine-run start_from={shlex.quote(str(path))} ...")
 
 
 def _write(source: Path, path: Path) -> float | None:
-    """Writes the network in ``source`` to ``path``; the share of prunable weights that is cut, if
-    it is known."""
-    import safetensors  # only now: --help and the list need none of it
+    """Writes the network in ``source`` to ``path``; returns the share of prunable weights that is
+    cut, or None if it is not known."""
+    import safetensors  # only here: --help and the list do not need it
 
     try:
         if source.name == MODEL_FILE:
-            with safetensors.safe_open(source, framework="numpy"):  # what is no network is refused
+            with safetensors.safe_open(source, framework="numpy"):  # refuses what is no network
                 kept = None
         else:
             from refine.cache.network import read
@@ -212,7 +211,7 @@ def _write(source: Path, path: Path) -> float | None:
         else:
             with written_whole(path) as part:
                 shutil.copyfile(source, part)
-    except (OSError, safetensors.SafetensorError) as error:  # the latter of a full disk
+    except (OSError, safetensors.SafetensorError) as error:  # a SafetensorError: the disk is full
         reason = getattr(error, "strerror", None) or error
         raise ReportError(f"--to: {path} cannot be written ({reason})") from None
     if kept is None:

@@ -1,17 +1,18 @@
-"""Which run may be gone on with, and as what?"""
+"""Which run may be resumed, and with which changes?"""
 
 from pathlib import Path
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from refine.config import settings
-from refine.config.fingerprint import APART, flat, within
+from refine.config.fingerprint import APART, flat, plain, within
+from refine.config.schedules import chosen, settings_of
 from refine.errors import SettingError
 from refine.records.rows import CONFIG_FILE, LOCK_FILE
 from refine.report import runs
 
-# What may be another when a run goes on; any other change would make it another run.
+# What may change when a run is resumed; any other change would make it another run.
 FREE = ("trainer.epochs", *APART)
 
 
@@ -21,12 +22,12 @@ def check(directory: Path) -> None:
         there = "holds no run" if directory.is_dir() else "does not exist"
         more = ""
         if (directory / LOCK_FILE).exists():
-            more = "; it was stopped before it began, so start it anew in another directory"
+            more = "; it was stopped before it began, so start it again in another directory"
         raise SettingError("resume", f"{directory} {there}: there is no {CONFIG_FILE}{more}")
 
 
 def check_same(directory: Path, config: DictConfig) -> None:
-    """SettingError if ``config`` is another than that of the run in ``directory``."""
+    """SettingError if ``config`` makes another run than the one in ``directory``."""
     text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
     node = yaml.safe_load(text)
     if not isinstance(node, dict):
@@ -34,13 +35,15 @@ def check_same(directory: Path, config: DictConfig) -> None:
     before = dict(flat(node))
     # A stream's tasks share its epochs: with more of them it would be another stream.
     free = FREE if before.get("dataset.split", "none") == "none" else APART
-    newer = {name.removesuffix("._target_") for name, _ in settings()} - set(before)  # than the run
-    for name, value in flat(OmegaConf.to_container(config, resolve=True)):
+    known = {name.removesuffix("._target_") for name, _ in settings()}
+    known |= {f"schedule.{name}" for name in settings_of(chosen(config))}
+    newer = known - set(before)  # than the run
+    for name, value in flat(plain(config)):
         if not within(name, free) and name not in newer and before.get(name) != value:
             raise SettingError(
                 name,
-                f"was {before.get(name, 'not there')} in {directory} and cannot be {value} now; of "
-                f"a run that goes on only these can change: {', '.join(free)}",
+                f"was {before.get(name, 'not there')} in {directory} and cannot be {value} now; "
+                f"when a run is resumed only these can change: {', '.join(free)}",
             )
 
 

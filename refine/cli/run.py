@@ -1,4 +1,4 @@
-"""The command ``refine-run``; with refine/cli/compose.py the only module that knows Hydra."""
+"""The command ``refine-run``: one run, a sweep, a resumed run, or help."""
 
 import hashlib
 import logging
@@ -7,12 +7,13 @@ import signal
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import NoReturn
 
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from refine.cli import resume, sweep
 from refine.cli.compose import (
@@ -24,12 +25,15 @@ from refine.cli.compose import (
     given,
     jobs,
     keys_of,
+    settled,
     swept,
 )
+from refine.cli.job import NAME_LENGTH, Job, run_directory
 from refine.config import config_directory
 from refine.config.fingerprint import APART, within
 from refine.errors import SettingError, Stop
-from refine.process import INTERRUPTED, PREEMPTED, Signals, ignore
+from refine.process import INTERRUPTED, PREEMPTED, Signals, ignore_signals
+from refine.records.rows import SUMMARY_FILE
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 SHARED_KEYS = "hydra.job.config.override_dirname.exclude_keys"
@@ -37,29 +41,35 @@ WANTS_TRACEBACK = os.environ.get(FULL_ERROR, "0") not in ("", "0")
 
 
 def main() -> None:
-    """Runs the command line; exit code 1 for a mistake in it, 130 for Ctrl-C, 75 if it was stopped
-    by a signal and can be gone on with."""
+    """Runs the command line; exit code 1 after an error, 130 after Ctrl-C, 75 if a signal stopped
+    the run and it can be resumed."""
     asked = get_args_parser().parse_args()
     options = [entry for entry in sys.argv[1:] if entry not in asked.overrides]
     asked.overrides = list(map(_quoted, asked.overrides))
-    sys.path.append(str(Path.cwd()))  # one's own models and importances are found here
-    os.environ[FULL_ERROR] = "1"  # Hydra shall raise what went wrong, not print it
+    sys.path.append(str(Path.cwd()))  # the user's own models and importances are found here
+    os.environ[FULL_ERROR] = "1"  # Hydra then raises an error instead of printing it
     try:
         directory = given(asked.overrides, "resume")
         if directory is not None:
             resume.check(Path(directory).expanduser())
             asked.config_path = directory
-        if asked.config_path:  # Hydra would look for it beside this file; the last one counts
+        if asked.config_path:  # Hydra would look beside this file; the last one counts
             asked.config_path = str(Path(asked.config_path).expanduser().absolute())
             options += ["--config-path", asked.config_path]
         sys.argv[1:] = [*options, *asked.overrides]  # Hydra takes options first
         if given(asked.overrides, "hydra.mode") == "MULTIRUN":
-            raise SettingError("hydra.mode", "is not to be set; refine-run -m makes a sweep")
+            raise SettingError("hydra.mode", "cannot be set; refine-run -m makes a sweep")
         check_groups(asked.overrides, asked.config_path)
         if asked.help:
             from refine.cli.help import help_text
 
             print(help_text(composed(asked.overrides, asked.config_path)))
+        elif asked.cfg == "job" and not (asked.multirun or asked.package):  # Hydra's lacks defaults
+            print(
+                OmegaConf.to_yaml(
+                    composed(asked.overrides, asked.config_path), resolve=asked.resolve
+                )
+            )
         elif directory and not asked.cfg:
             _resume(Path(asked.config_path), asked)
         elif asked.multirun and not asked.cfg:
@@ -78,17 +88,24 @@ def main() -> None:
 
 @hydra_main(version_base="1.3", config_path=str(config_directory()), config_name="config")
 def _run(config: DictConfig) -> None:
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    hydra = HydraConfig.get()
+    try:
+        settled(config, list(hydra.overrides.task))
+    except EXPLAINED as error:  # here: Hydra would say in its own words that a job has failed
+        if WANTS_TRACEBACK:
+            raise
+        _leave(explain(error), 1)
+    if hydra.mode == RunMode.MULTIRUN:
         _job(config)
         return
-    from refine.experiment import run  # only now: torch takes longer to import than --cfg job
+    from refine.experiment import run  # only here: --cfg job needs no torch
     from refine.report.terminal import Terminal
 
     terminal = Terminal()
     try:
         run(config, terminal)
-        ignore()
-    except EXPLAINED as error:  # here: Hydra would say in its own words that a job has failed
+        ignore_signals()
+    except EXPLAINED as error:  # here, before Hydra prints its own message
         terminal.close()
         if WANTS_TRACEBACK:
             raise
@@ -99,28 +116,30 @@ def _run(config: DictConfig) -> None:
 
 def _resume(directory: Path, asked: Namespace) -> None:
     if asked.multirun:
-        raise SettingError("resume", "one run goes on at a time; a sweep started again goes on")
+        raise SettingError("resume", "resumes one run; a sweep resumes when it is started again")
     config = composed(asked.overrides, asked.config_path)
     resume.check_same(directory, config)
     done = resume.epochs_done(directory)
     if done >= config.trainer.epochs:
-        print(f"{directory} has finished its {done} epochs; trainer.epochs={done + 1} would go on")
+        more = f"trainer.epochs={done + 1} would train it further"
+        print(f"{directory} has finished its {done} epochs; {more}")
         return
     _run()
 
 
 def _sweep(asked: Namespace) -> int:
-    """Runs a sweep; its exit code."""
+    """Runs a sweep and returns its exit code."""
     from rich.console import Console
 
     check_launcher(asked.overrides)
     names, shared = swept(asked.overrides)
     place = _sweep_directory(asked, names, shared)
-    console, todo = Console(soft_wrap=True), []
+    console = Console(soft_wrap=True)
+    todo: list[Job] = []
     with console.status("checking the settings of every run"):
         for overrides, config in jobs(asked.overrides, asked.config_path):
             own = [entry for entry in overrides if entry not in shared] or overrides
-            todo.append(sweep.Job(" ".join(own), config, place))
+            todo.append(Job(" ".join(own), config, place))
     sweep.check(todo, place)
     if todo[0].config.sweep.dry_run:
         sweep.show_plan(todo, console)
@@ -131,9 +150,9 @@ def _sweep(asked: Namespace) -> int:
     with sweep.Watch(todo, console), Signals(at_once=True):
         try:
             _run()
-        except Exception as error:  # of a launcher, or of a run that could leave no files
+        except Exception as error:  # of a launcher, or of a run that could not write files
             problem = error
-    code = sweep.close(todo, console, lambda text: print(text, end=""))
+    code = sweep.report(todo, console, lambda text: print(text, end=""))
     if problem and code:
         named = isinstance(problem, EXPLAINED)
         what = explain(problem) if named else f"{type(problem).__name__}: {problem!s:.300}"
@@ -142,7 +161,7 @@ def _sweep(asked: Namespace) -> int:
 
 
 def _sweep_directory(asked: Namespace, names: list[str], shared: list[str]) -> Path:
-    """The same for the same sweep, also with other values of what it varies."""
+    """Where a sweep's runs are: the same directory, whichever values the varied settings have."""
     chosen = given(asked.overrides, "hydra.sweep.dir") or given(asked.overrides, "output_dir")
     if chosen and "${" in chosen:
         raise SettingError("output_dir", f"{chosen}: a sweep has one directory, without ${{...}}")
@@ -150,20 +169,18 @@ def _sweep_directory(asked: Namespace, names: list[str], shared: list[str]) -> P
         return Path(chosen).expanduser().absolute()
     shared = [entry for entry in shared if not within(entry.partition("=")[0], APART)]
     text = "\n".join([asked.config_path or "", *sorted(names), *sorted(shared)])
-    name = (
-        ",".join(name.replace("/", "_") for name in sorted(names))[: sweep.NAME_LENGTH] or "one-run"
-    )
+    name = ",".join(name.replace("/", "_") for name in sorted(names))[:NAME_LENGTH] or "one-run"
     mark = hashlib.sha256(text.encode()).hexdigest()[:6]
     return Path(f"results/sweeps/{name}-{mark}").absolute()
 
 
 def _job(config: DictConfig) -> None:
-    """One run of a sweep, in whichever process; a failure is left in the run's directory."""
+    """One run of a sweep, in any process; a failure is recorded in the run's directory."""
     hydra = HydraConfig.get()
-    directory = sweep.directory(Path(hydra.sweep.dir), hydra.job.override_dirname, config)
+    directory = run_directory(Path(hydra.sweep.dir), hydra.job.override_dirname, config)
     if resume.epochs_done(directory) >= config.trainer.epochs:
         return
-    if str(Path.cwd()) not in sys.path:  # a worker's
+    if str(Path.cwd()) not in sys.path:  # in a worker
         sys.path.append(str(Path.cwd()))
     from refine.experiment import run
     from refine.records.directory import Busy
@@ -181,12 +198,13 @@ def _job(config: DictConfig) -> None:
     except Busy:
         logging.getLogger("refine").info("%s is being run by another process", directory)
     except (Exception, SystemExit):
-        if not (directory / sweep.SUMMARY_FILE).exists():  # which would say what happened
+        if not (directory / SUMMARY_FILE).exists():  # the summary says what happened
             raise
 
 
 def _quoted(override: str) -> str:
-    """A directory's name may hold what Hydra's grammar does not; those of sweeps hold = and ,."""
+    """``resume=DIRECTORY`` in quotes, as the names of directories can hold = and other characters
+    of Hydra's grammar."""
     name, _, text = override.partition("=")
     if name != "resume" or text == "null":
         return override
@@ -196,6 +214,6 @@ def _quoted(override: str) -> str:
     return "resume='" + bare.replace("'", r"\'") + "'"
 
 
-def _leave(message: str, code: int) -> None:
+def _leave(message: str, code: int) -> NoReturn:
     print(f"refine-run: {message}", file=sys.stderr)
     sys.exit(code)

@@ -3,11 +3,17 @@
 Neither torch nor Hydra is imported here.
 """
 
-from pathlib import Path
-
-import refine
+from refine.config.directory import config_directory
 from refine.config.fingerprint import fingerprint
-from refine.config.schema import GROUPS, DatasetConfig, RunConfig, TrackerConfig, allowed, settings
+from refine.config.schedules import settle
+from refine.config.schema import (
+    GROUPS,
+    DatasetConfig,
+    RunConfig,
+    TrackerConfig,
+    settings,
+    typed,
+)
 from refine.config.validate import validate
 
 __all__ = [
@@ -15,16 +21,10 @@ __all__ = [
     "DatasetConfig",
     "RunConfig",
     "TrackerConfig",
-    "allowed",
     "config_directory",
     "fingerprint",
     "settings",
+    "settle",
+    "typed",
     "validate",
 ]
-
-
-def config_directory() -> Path:
-    """``conf/``: inside the package in a wheel, beside it in a checkout."""
-    home = Path(refine.__file__).parent
-    inside = home / "conf"
-    return inside if inside.is_dir() else home.parent / "conf"

@@ -1,7 +1,7 @@
 """Which object does a piece of the configuration stand for?
 
 A node with ``_target_`` is called with its arguments; a plain name is the public function of that
-name in its module, so that adding an answer is adding a function.
+name in its module, so that a function more is a choice more.
 """
 
 import importlib
@@ -12,21 +12,28 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from refine.errors import SettingError, one_of
+from refine.errors import FieldError, SettingError, one_of
 
 
-def build(setting: str, node: DictConfig | dict, *args: Any, offered: dict | None = None) -> Any:
+def build(
+    setting: str,
+    node: DictConfig | dict[str, Any],
+    *args: Any,
+    offered: dict[str, Any] | None = None,
+) -> Any:
     """Calls the ``_target_`` of ``node`` with ``args`` and the node's own arguments.
 
     Of the ``offered`` keyword arguments it gets those that its signature names and the node does
     not set itself; ``num_classes`` also where the signature ends in ``**kwargs``, as torchvision's
-    models do. What it cannot take is a SettingError of ``setting``.
+    models do. What it cannot take is a SettingError of ``setting``, or of the field that its own
+    FieldError names.
     """
+    from hydra.utils import instantiate  # only now: it takes longer to import than a report
+
     imported(f"{setting}._target_", node["_target_"])
-    made: partial = instantiate(node, _partial_=True, _convert_="all")
+    made: partial[Any] = instantiate(node, _partial_=True, _convert_="all")
     names, open_ended = parameters_of(made.func)
     for name, value in (offered or {}).items():
         if name not in made.keywords and (name in names or (open_ended and name == "num_classes")):
@@ -35,11 +42,13 @@ def build(setting: str, node: DictConfig | dict, *args: Any, offered: dict | Non
         return made(*args)
     except SettingError:
         raise
+    except FieldError as error:
+        raise SettingError(f"{setting}.{error.field}", error.problem) from error
     except (Exception, SystemExit) as error:  # every constructor refuses in its own way
         raise SettingError(setting, f"{node['_target_']} refuses its settings: {error}") from error
 
 
-def parameters_of(target: Callable) -> tuple[set[str], bool]:
+def parameters_of(target: Callable[..., Any]) -> tuple[set[str], bool]:
     """The names of a callable's parameters, and whether it takes any others."""
     try:
         signature = inspect.signature(target)
@@ -49,11 +58,11 @@ def parameters_of(target: Callable) -> tuple[set[str], bool]:
     return set(signature.parameters), inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def imported(setting: str, path: str) -> Callable:
+def imported(setting: str, path: str) -> Callable[..., Any]:
     """The callable at a dotted import path; SettingError if there is none."""
     try:
         module, _, name = path.rpartition(".")
-        found = getattr(importlib.import_module(module), name)
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (Exception, SystemExit) as error:  # a module of the user's can raise anything
         raise SettingError(setting, f"cannot import {path!r}: {error}") from error
     if not callable(found):
@@ -61,7 +70,7 @@ def imported(setting: str, path: str) -> Callable:
     return found
 
 
-def function(setting: str, name: str, module: str) -> Callable:
+def function(setting: str, name: str, module: str) -> Callable[..., Any]:
     """The function that ``name`` means: one of ``module``'s, or any by its import path."""
     if "." in name:
         return imported(setting, name)
@@ -72,9 +81,9 @@ def function(setting: str, name: str, module: str) -> Callable:
     return known[name]
 
 
-def public_functions(module: ModuleType) -> dict[str, Callable]:
-    """The functions that ``module`` offers by name; ``global_`` answers to ``global``."""
-    found = {}
+def public_functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The functions that ``module`` offers by name; ``global_`` has the name ``global``."""
+    found: dict[str, Callable[..., Any]] = {}
     for name in module.__all__:
         plain = name.removesuffix("_")
         found[plain if keyword.iskeyword(plain) else name] = getattr(module, name)

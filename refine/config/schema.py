@@ -1,53 +1,18 @@
-"""Which settings are there, of what type and in what range, and what do they mean?
+"""Which settings are there, of what type, range and default, and what do they mean?
 
-The values are in ``conf/``; ``--help`` and the error texts are made from here.
+The files in ``conf/`` hold only what differs from these defaults; ``--help`` and the error texts
+are made from here. What a schedule can be told stands in refine/schedule/.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import MISSING as REQUIRED
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from typing import Any, cast
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from refine.config import choices as answers
-
-BOUNDS = {
-    "above": ("above", lambda value, bound: value > bound),
-    "at_least": ("at least", lambda value, bound: value >= bound),
-    "below": ("below", lambda value, bound: value < bound),
-    "at_most": ("at most", lambda value, bound: value <= bound),
-}
-
-
-def setting(
-    meaning: str,
-    *,
-    above: float = -math.inf,
-    at_least: float = -math.inf,
-    below: float = math.inf,
-    at_most: float = math.inf,
-    choices: dict[str, str] | None = None,
-    importable: bool = False,
-    pattern: str | None = None,
-    default: Any = MISSING,
-) -> Any:
-    """A field with its one-line meaning and its range.
-
-    ``importable``: beside the ``choices``, a dotted import path is an answer too.
-    """
-    bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
-    return field(
-        default=default,
-        metadata={
-            "meaning": meaning,
-            "bounds": {name: value for name, value in bounds.items() if math.isfinite(value)},
-            "choices": choices,
-            "importable": importable,
-            "pattern": pattern,
-        },
-    )
+from refine.config import choices
+from refine.setting import setting
 
 
 def node(meaning: str) -> Any:
@@ -55,29 +20,27 @@ def node(meaning: str) -> Any:
     return field(default_factory=dict, metadata={"meaning": meaning})
 
 
-def allowed(entry: Any) -> str:
-    """What a setting may hold, in words; empty where its type says it all."""
-    choices, bounds = entry.metadata.get("choices"), entry.metadata.get("bounds", {})
-    if choices:
-        more = ", or an import path" if entry.metadata["importable"] else ""
-        return ", ".join(choices) + more
-    return " and ".join(f"{BOUNDS[name][0]} {value:g}" for name, value in bounds.items())
-
-
 @dataclass
 class DatasetConfig:
     """What the network learns."""
 
-    _target_: str = setting("a function (root, image_size) -> RawData")
-    root: str = setting("directory of the data; the default is $REFINE_DATA, else data")
-    image_size: int | None = setting("resize images to this many pixels a side", at_least=1)
-    subset_size: int = setting("training images to use, balanced by class; 0: all", at_least=0)
-    validation_size: int = setting("of these, held out for validation", at_least=0)
+    _target_: str = setting("a function (root, image_size) -> RawData", default=MISSING)
+    root: str = setting(
+        "directory of the data; the default is $REFINE_DATA, else data",
+        default="${oc.env:REFINE_DATA,data}",
+    )
+    image_size: int | None = setting(
+        "resize images to this many pixels a side", at_least=1, default=32
+    )
+    subset_size: int = setting(
+        "training images to use, balanced by class; 0: all", at_least=0, default=0
+    )
+    validation_size: int = setting("of these, held out for validation", at_least=0, default=0)
     test_size: int = setting("test images to use, balanced by class; 0: all", at_least=0, default=0)
     augment: str = setting(
-        "done to a training batch", choices=answers.AUGMENTATIONS, importable=True
+        "done to a training batch", choices=choices.AUGMENTATIONS, importable=True, default="none"
     )
-    split: str = setting("how it becomes a stream of tasks", choices=answers.SPLITS, default="none")
+    split: str = setting("how it becomes a stream of tasks", choices=choices.SPLITS, default="none")
     tasks: int | None = setting(
         "how many; null: two classes each, or 5 of permuted", at_least=1, default=None
     )
@@ -88,17 +51,22 @@ class PrunerConfig:
     """What a refinement cycle cuts."""
 
     importance: str = setting(
-        "the score of a weight; lowest go first", choices=answers.IMPORTANCES, importable=True
-    )
+        "the score of a weight; lowest go first",
+        choices=choices.IMPORTANCES, importable=True, default="magnitude",
+    )  # fmt: skip
     allocation: str = setting(
-        "how much each tensor loses", choices=answers.ALLOCATIONS, importable=True
+        "how much each tensor loses",
+        choices=choices.ALLOCATIONS, importable=True, default="layerwise",
+    )  # fmt: skip
+    ratio: float = setting(
+        "share of the surviving weights that one cycle cuts", above=0, below=1, default=0.15
     )
-    ratio: float = setting("share of the surviving weights that one cycle cuts", above=0, below=1)
     downscale_factor: float = setting(
-        "the prunable weights are multiplied by this before the cut", above=0, at_most=1
-    )
+        "the prunable weights are multiplied by this before the cut",
+        above=0, at_most=1, default=0.98,
+    )  # fmt: skip
     granularity: str = setting(
-        "what goes together", choices=answers.GRANULARITIES, default="weight"
+        "what goes together", choices=choices.GRANULARITIES, default="weight"
     )
     n: int = setting("of n_m: weights that stay", at_least=1, default=2)
     m: int = setting("of n_m: of so many", at_least=2, default=4)
@@ -118,7 +86,7 @@ class PrunerConfig:
     )
     criterion: str = setting(
         "the score of a channel, with which whole channels are taken out of the network",
-        choices=answers.CRITERIA, importable=True, default="none",
+        choices=choices.CRITERIA, importable=True, default="none",
     )  # fmt: skip
     target_speedup: float | None = setting(
         "of channels: times fewer multiply-accumulates than at first, which the last cycle reaches",
@@ -139,12 +107,12 @@ class PrunerConfig:
         at_least=1, default=20,
     )  # fmt: skip
     initial_sparsity: float = setting(
-        "share of all parameters that is cut by lot before the first step",
+        "share of all parameters that is cut at random before the first step",
         at_least=0, below=1, default=0.0,
     )  # fmt: skip
     initial_allocation: str = setting(
         "how that is divided among the tensors",
-        choices=answers.ALLOCATIONS, importable=True, default="erk",
+        choices=choices.ALLOCATIONS, importable=True, default="erk",
     )  # fmt: skip
 
 
@@ -162,10 +130,10 @@ class RegrowthConfig:
     """What a cycle lets grow again."""
 
     score: str = setting(
-        "which cut weights; highest first", choices=answers.REGROWTHS, default="none"
+        "which cut weights; highest first", choices=choices.REGROWTHS, default="none"
     )
     allocation: str = setting(
-        "how much each tensor gets back", choices=answers.REGROWTH_ALLOCATIONS, default="cut"
+        "how much each tensor gets back", choices=choices.REGROWTH_ALLOCATIONS, default="cut"
     )
     budget: float | None = setting(
         "share of all prunable weights a cycle; null: as many as it cut, or down to "
@@ -176,7 +144,7 @@ class RegrowthConfig:
         "share of all parameters that is cut after it", at_least=0, below=1, default=None
     )
     initial: str = setting(
-        "value of a weight that is back", choices=answers.INITIALS, default="zero"
+        "value of a weight that is back", choices=choices.INITIALS, default="zero"
     )
     only_epochs: int = setting(
         "epochs for which nothing but the weights that are back is trained", at_least=0, default=0
@@ -204,13 +172,14 @@ class ReplayConfig:
     """What a cycle trains on after its cut."""
 
     selection: str = setting(
-        "the rank of an image; highest first", choices=answers.SELECTIONS, importable=True
-    )
-    buffer_size: int = setting("images in memory", at_least=1)
-    steps: int = setting("training steps on them; 0: no replay", at_least=0)
-    batch_size: int = setting("images a step", at_least=1)
-    storage: str = setting("what is kept", choices=answers.STORAGES, default="highest")
-    sampling: str = setting("what a step draws", choices=answers.SAMPLINGS, default="shuffled")
+        "the rank of an image; highest first",
+        choices=choices.SELECTIONS, importable=True, default="uniform",
+    )  # fmt: skip
+    buffer_size: int = setting("images in memory", at_least=1, default=1000)
+    steps: int = setting("training steps on them; 0: no replay", at_least=0, default=30)
+    batch_size: int = setting("images a step", at_least=1, default=128)
+    storage: str = setting("what is kept", choices=choices.STORAGES, default="highest")
+    sampling: str = setting("what a step draws", choices=choices.SAMPLINGS, default="shuffled")
     alpha: float = setting("of proportional: power of the loss", at_least=0, default=0.6)
     beta: float = setting(
         "of proportional: how far weights make up for it", at_least=0, at_most=1, default=0.4
@@ -222,9 +191,9 @@ class ReplayConfig:
 class DistillationConfig:
     """From whom a refined network learns beside its labels."""
 
-    teacher: str = setting("who", choices=answers.TEACHERS, default="none")
-    match: str = setting("what of it", choices=answers.MATCHED, default="logits")
-    during: str = setting("when", choices=answers.DURATIONS, default="replay")
+    teacher: str = setting("who", choices=choices.TEACHERS, default="none")
+    match: str = setting("what of it", choices=choices.MATCHED, default="logits")
+    during: str = setting("when", choices=choices.DURATIONS, default="replay")
     temperature: float = setting("that logits are divided by", above=0, default=2.0)
     weight: float = setting(
         "share of the loss; the labels have the rest", at_least=0, at_most=1, default=0.5
@@ -237,7 +206,7 @@ class DistillationConfig:
 class RegularizerConfig:
     """What training steps add to the gradients, so that what is cut later is small by then."""
 
-    kind: str = setting("what", choices=answers.REGULARIZERS, default="none")
+    kind: str = setting("what", choices=choices.REGULARIZERS, default="none")
     strength: float | None = setting(
         "of it; null: as published, bn_scale and l1 1e-5, group_norm 5e-4, growing_reg 1e-4",
         at_least=0, default=None,
@@ -252,7 +221,7 @@ class RegularizerConfig:
 class RecoveryConfig:
     """What the learning rate and the weights do after a cut, until the next one."""
 
-    curve: str = setting("the rate", choices=answers.CURVES, default="none", importable=True)
+    curve: str = setting("the rate", choices=choices.CURVES, default="none", importable=True)
     rewind_weights: bool = setting(
         "what survives has its values of an earlier epoch again (Frankle et al. 2019)",
         default=False,
@@ -288,60 +257,19 @@ class RecoveryConfig:
 class CacheConfig:
     """Where what is cut is kept."""
 
-    kind: str = setting("where", choices=answers.CACHES, default="none")
-
-
-@dataclass
-class ScheduleConfig:
-    """When a cycle is due."""
-
-    _target_: str = setting("a class like those of refine/schedule.py")
-    interval: int = setting("epochs (or steps) from one cycle to the next", at_least=1)
-    start: int | None = setting(
-        "after which the first cycle comes, 0: before training; null: interval, one_shot: half-way",
-        at_least=0,
-    )
-    stop: int | None = setting(
-        "last that a cycle may follow; null: the last but one of the run", at_least=0
-    )
-    cycles_at_once: int = setting("as how many cycles one_shot cuts", at_least=1)
-    target_sparsity: float | None = setting(
-        "share of all parameters cut in the end: geometric, cubic, cyclic; one_shot if set",
-        above=0,
-        below=1,
-    )
-    by: str = setting(
-        "what interval, start, stop and at count", choices=answers.UNITS, default="epoch"
-    )
-    of: str = setting(
-        "what pruner.ratio is a share of", choices=answers.SHARES, default="survivors"
-    )
-    initial_sparsity: float = setting(
-        "where cubic begins, and what cyclic grows back to", at_least=0, below=1, default=0.0
-    )
-    at: list[int] = field(
-        default_factory=list, metadata={"meaning": "epochs (or steps) of a list's cycles"}
-    )
-    sparsities: list[float] = field(
-        default_factory=list,
-        metadata={"meaning": "shares of all parameters cut after each of them"},
-    )
-    period: int = setting(
-        "cycles of cyclic from one growing back to the next", at_least=2, default=5
-    )
-    tolerance: float = setting(
-        "validation accuracy that adaptive gives up at most", at_least=0, below=1, default=0.01
-    )
+    kind: str = setting("where", choices=choices.CACHES, default="none")
 
 
 @dataclass
 class TrainerConfig:
     """The training recipe."""
 
-    epochs: int = setting("passes over the training images", at_least=1)
-    batch_size: int = setting("images a training step", at_least=1)
-    precision: str = setting("arithmetic of forward and backward pass", choices=answers.PRECISIONS)
-    label_smoothing: float = setting("of the cross-entropy", at_least=0, below=1)
+    epochs: int = setting("passes over the training images", at_least=1, default=20)
+    batch_size: int = setting("images a training step", at_least=1, default=128)
+    precision: str = setting(
+        "arithmetic of forward and backward pass", choices=choices.PRECISIONS, default="auto"
+    )
+    label_smoothing: float = setting("of the cross-entropy", at_least=0, below=1, default=0.0)
     deterministic: bool = setting(
         "the same bits every time on a GPU too, slower (a CPU's are, for as many threads)",
         default=False,
@@ -357,7 +285,7 @@ class TrainerConfig:
 
 @dataclass
 class CheckpointConfig:
-    """What a killed run goes on from."""
+    """What a stopped run is resumed from."""
 
     every: int = setting(
         "epochs from one checkpoint to the next, before and after each cycle too; 0: none",
@@ -365,7 +293,8 @@ class CheckpointConfig:
         default=1,
     )
     keep: bool = setting(
-        "leave the last one when the run has finished, to go on to more epochs", default=True
+        "keep the last one when the run has finished, so that it can be resumed with more epochs",
+        default=True,
     )
 
 
@@ -378,7 +307,7 @@ class SweepConfig:
 
 @dataclass
 class TrackerConfig:
-    """Who else is told what was measured. It has defaults as older runs' config.yaml lack it."""
+    """Who else is told what was measured."""
 
     _target_: str = setting(
         "a class like those of refine/tracking/", default="refine.tracking.csv.Csv"
@@ -391,7 +320,7 @@ class TrackerConfig:
         "sqlite:///results/mlflow/mlflow.db",
         default=None,
     )
-    mode: str = setting("where wandb's figures go", choices=answers.MODES, default="offline")
+    mode: str = setting("where wandb's figures go", choices=choices.MODES, default="offline")
 
 
 @dataclass
@@ -399,22 +328,25 @@ class RunConfig:
     """One run."""
 
     seed: int = setting(
-        "of initial weights, order, subset, augmentation, replay", at_least=0, at_most=2**63 - 1
-    )
+        "of initial weights, order, subset, augmentation, replay",
+        at_least=0, at_most=2**63 - 1, default=42,
+    )  # fmt: skip
     device: str = setting(
         "auto, cpu, cuda, cuda:1, mps; auto: the first GPU, else cpu",
         pattern=r"auto|cpu|mps|cuda(:\d+)?",
+        default="auto",
     )
     output_dir: str | None = setting(
         "the run's own directory; null: results/runs/<date>/<time>. Of a sweep: the directory of "
-        "all its runs; null: results/sweeps/<what is varied>-<hash>"
+        "all its runs; null: results/sweeps/<what is varied>-<hash>",
+        default=None,
     )
-    save_model: bool = setting("leave model.safetensors in the run's directory")
+    save_model: bool = setting("leave model.safetensors in the run's directory", default=True)
     resume: str | None = setting(
-        "directory of a run to go on with, also with a larger trainer.epochs", default=None
+        "directory of a run to resume, also with a larger trainer.epochs", default=None
     )
     start_from: str | None = setting(
-        "network to begin with: a run's directory or a .safetensors file; what is 0 there is cut",
+        "network to start with: a run's directory or a .safetensors file; what is 0 there is cut",
         default=None,
     )
     model: dict[str, Any] = node("any callable: _target_ and its arguments")
@@ -426,7 +358,9 @@ class RunConfig:
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    schedule: dict[str, Any] = node(
+        "when a cycle is due: _target_, a class like those of refine/schedule/, and its settings"
+    )
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
@@ -446,13 +380,21 @@ GROUPS = (
 )  # fmt: skip
 
 
-def settings(schema: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def settings(schema: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
     """Every setting's dotted name and its dataclass field, groups last."""
-    below = []
+    below: list[tuple[str, type]] = []
     for entry in fields(schema):
-        if entry.default is REQUIRED and is_dataclass(entry.type):
-            below.append(entry)
+        if entry.default is REQUIRED and isinstance(entry.type, type) and is_dataclass(entry.type):
+            below.append((entry.name, entry.type))
         else:
             yield prefix + entry.name, entry
-    for entry in below:
-        yield from settings(entry.type, f"{prefix}{entry.name}.")
+    for name, group in below:
+        yield from settings(group, f"{prefix}{name}.")
+
+
+def typed(config: DictConfig) -> RunConfig:
+    """The resolved values of ``config`` with their types; free nodes, such as ``model``, are plain
+    dictionaries, and what more a node holds for its ``_target_`` becomes an attribute."""
+    schema = OmegaConf.structured(RunConfig)
+    OmegaConf.set_struct(schema, False)
+    return cast(RunConfig, OmegaConf.to_object(OmegaConf.merge(schema, config)))

@@ -1,7 +1,7 @@
 """Which data sets can be learned by name?
 
-Each is a function ``(root, image_size) -> RawData``: the directory of the data and the side, in
-pixels, to bring the images to (None: as they are).
+Each is a function ``(root, image_size) -> RawData``. ``root`` is the directory of the data, and
+``image_size`` the side in pixels that the images are resized to (None: they stay as they are).
 """
 
 from refine.datasets.digits import digits

@@ -1,7 +1,7 @@
-"""What is done to a training batch before it is seen?
+"""How is a training batch augmented?
 
-Each is a function ``(pixels, generator) -> pixels`` of uint8 (N, H, W, C) pictures; what it draws
-it draws from ``generator``, on the CPU.
+Each is a function ``(pixels, generator) -> pixels`` of uint8 (N, H, W, C) pictures. Its random
+draws are from ``generator``, on the CPU.
 """
 
 import torch
@@ -23,7 +23,7 @@ def flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def crop(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture shifted by up to an eighth of its sides; what enters is black.
+    """Each picture shifted by up to an eighth of its sides; the uncovered edge is black.
 
     The window of the usual "pad by 4, crop to 32" of CIFAR-10.
     """
@@ -32,12 +32,12 @@ def crop(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def crop_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Crop, then flip: what CIFAR-10 is usually trained with."""
+    """``crop``, then ``flip``: the usual augmentation of CIFAR-10."""
     return flip(crop(pixels, generator), generator)
 
 
 def shift_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """As crop_flip, but the picture is mirrored at its edge instead of ending in black."""
+    """As ``crop_flip``, but the uncovered edge mirrors the picture instead of being black."""
     up, left = _reach(pixels)
     rows, columns = (
         _mirrored(size, reach, pixels.device)
@@ -48,7 +48,7 @@ def shift_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _reach(pixels: Tensor) -> tuple[int, int]:
-    """How far a picture is shifted: an eighth of its height and of its width."""
+    """The greatest shift: an eighth of the height and of the width, at least 1 pixel."""
     return max(1, pixels.shape[1] // 8), max(1, pixels.shape[2] // 8)
 
 
@@ -59,7 +59,7 @@ def _mirrored(size: int, reach: int, device: torch.device) -> Tensor:
 
 
 def _window(padded: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Of each padded picture a window of the unpadded ``shape``, somewhere."""
+    """Of each padded picture a window of the unpadded ``shape``, at a random place."""
     count, height, width, channels = shape
     rows, columns = padded.shape[1] - height + 1, padded.shape[2] - width + 1
     picture, row, column, channel = padded.stride()

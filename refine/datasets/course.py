@@ -1,11 +1,12 @@
-"""Which tasks does a data set fall into?
+"""Which tasks is a data set divided into, and which of them is trained on in which epoch?
 
-Each is a function ``(data, tasks, seed) -> list[Data]``: the data set as a stream of that many
-tasks (None: as many as is usual), in the order in which they are learned. ``seed`` is what is drawn
-by lot. A task is a Data of its own with the labels of the whole, so that one head answers for all
-of them and is never told which task an image is of. ValueError where there are no such tasks.
+The public functions are ``(data, tasks, seed) -> list[Data]``: the data set as a stream of that
+many tasks (None: the usual number), in the order in which they are learned. ``seed`` determines
+what is drawn at random. Each task is a Data with the classes of the whole, so that one head
+classifies the images of all tasks and is never told which task an image belongs to. FieldError if
+the data set cannot be divided so.
 
-``Course`` says which of them is trained on in which epoch.
+``Course`` says which task is trained on in which epoch.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 from refine.datasets import augmentation
 from refine.datasets.images import Images, Normalization
 from refine.datasets.prepare import Data
+from refine.errors import FieldError
 
 __all__ = ["classes", "none", "permuted"]
 
@@ -26,12 +28,13 @@ PERMUTED_TASKS = 5
 def none(data: Data, tasks: int | None, seed: int) -> list[Data]:
     """One task: the data as it is."""
     if tasks not in (None, 1):
-        raise ValueError(f"the data as it is is one task, not {tasks}; choose classes or permuted")
+        problem = f"the data as it is is one task, not {tasks}; choose classes or permuted"
+        raise FieldError("tasks", problem)
     return [data]
 
 
 def classes(data: Data, tasks: int | None, seed: int) -> list[Data]:
-    """The classes in their order, two a task, or divided as evenly as ``tasks`` allows.
+    """The classes in their order, two for each task, or divided evenly among ``tasks``.
 
     The division of split MNIST (Zenke et al. 2017) with one head for all: class-incremental
     learning (van de Ven and Tolias 2019).
@@ -39,27 +42,28 @@ def classes(data: Data, tasks: int | None, seed: int) -> list[Data]:
     count = len(data.classes)
     tasks = (count + 1) // 2 if tasks is None else _at_least_one(tasks)
     if tasks > count:
-        raise ValueError(f"{count} classes are too few for {tasks} tasks")
+        raise FieldError("tasks", f"{count} classes are too few for {tasks} tasks")
     stream = []
     for labels in torch.arange(count).tensor_split(tasks):
         names = [data.classes[label] for label in labels]
         stream.append(_each_part(data, partial(_of, labels=labels)))
         _check_parts(stream[-1], names)
-    # Whoever learns the first task has not seen the others: its own moments serve all of them.
+    # In the first task the others have not been seen, so its moments normalise all of them.
     normalization = Normalization.of(stream[0].train)
     return [replace(task, normalization=normalization) for task in stream]
 
 
 def permuted(data: Data, tasks: int | None, seed: int) -> list[Data]:
-    """The data as it is, then with its pixels in another order for every further task; 5 tasks.
+    """The data as it is, then with its pixels in another order for each further task; 5 by default.
 
-    An order is drawn once a task and holds for all of its images; the channels of a pixel stay
-    together, so that the moments stay what they are (Goodfellow et al. 2013, Kirkpatrick et al.
-    2017). The first tasks of a longer stream are those of a shorter one.
+    One order is drawn for each task and used for all of its images. The channels of a pixel stay
+    together, so that the moments do not change (Goodfellow et al. 2013, Kirkpatrick et al. 2017).
+    A longer stream begins with the tasks of a shorter one.
     """
     tasks = PERMUTED_TASKS if tasks is None else _at_least_one(tasks)
     if data.augment is not augmentation.none:
-        raise ValueError("permuted pixels have no neighbours to shift or mirror; set augment=none")
+        problem = "permuted pixels have no neighbours to shift or mirror; set augment=none"
+        raise FieldError("augment", problem)
     _check_parts(data, data.classes)
     draw = torch.Generator().manual_seed(seed)
     _, height, width = data.image_shape
@@ -69,23 +73,24 @@ def permuted(data: Data, tasks: int | None, seed: int) -> list[Data]:
 
 @dataclass(frozen=True)
 class Course:
-    """What is trained on in which epoch: the tasks one after the other, each as long as the others.
+    """Which task is trained on in which epoch: one after the other, with as many epochs each.
 
-    Epochs count from 1, tasks from 0. ValueError unless ``epochs`` divide evenly among the tasks.
+    Epochs count from 1, tasks from 0; a training step takes ``batch_size`` images. FieldError
+    unless ``epochs`` divide evenly among the tasks.
     """
 
     tasks: list[Data]
     epochs: int
+    batch_size: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.epochs % len(self.tasks):
-            raise ValueError(
-                f"trainer.epochs={self.epochs} must be a multiple of the {len(self.tasks)} tasks"
-            )
+            problem = f"{self.epochs} must be a multiple of the {len(self.tasks)} tasks"
+            raise FieldError("epochs", problem)
 
     @property
     def epochs_a_task(self) -> int:
-        """How many epochs each task is trained on."""
+        """The number of epochs that each task is trained for."""
         return self.epochs // len(self.tasks)
 
     def task(self, epoch: int) -> int:
@@ -97,31 +102,37 @@ class Course:
         return epoch in range(1, self.epochs + 1, self.epochs_a_task)
 
     def ends(self, epoch: int) -> bool:
-        """Whether a task ends after this epoch; none does before the first."""
+        """Whether a task ends with this epoch; False for epoch 0."""
         return epoch in range(self.epochs_a_task, self.epochs + 1, self.epochs_a_task)
 
-    def steps(self, epoch: int, batch_size: int) -> int:
+    def steps(self, epoch: int) -> int:
         """Training steps of this epoch."""
-        return _steps(self.tasks[self.task(epoch)], batch_size)
+        return self._steps(self.tasks[self.task(epoch)])
 
-    def steps_before(self, epoch: int, batch_size: int) -> int:
+    def steps_before(self, epoch: int) -> int:
         """Training steps of all epochs before this one, which may be the one after the last."""
         done, begun = divmod(epoch - 1, self.epochs_a_task)
-        lengths = [_steps(task, batch_size) for task in self.tasks[: done + 1]]
+        lengths = [self._steps(task) for task in self.tasks[: done + 1]]
         return self.epochs_a_task * sum(lengths[:done]) + begun * sum(lengths[done:])
 
-    def total_steps(self, batch_size: int) -> int:
+    @property
+    def example(self) -> torch.Tensor:
+        """Two images as the network is given them, (2, channels, height, width)."""
+        task = self.tasks[0]
+        return next(iter(task.plain(task.train[:2])))[0]
+
+    @property
+    def total_steps(self) -> int:
         """Training steps of the whole course."""
-        return self.steps_before(self.epochs + 1, batch_size)
+        return self.steps_before(self.epochs + 1)
 
-
-def _steps(task: Data, batch_size: int) -> int:
-    return len(task.training(batch_size, torch.Generator()))  # as many with any generator
+    def _steps(self, task: Data) -> int:
+        return len(task.training(self.batch_size, torch.Generator()))  # as many with any generator
 
 
 def _at_least_one(tasks: int) -> int:
     if tasks < 1:
-        raise ValueError(f"a stream has one task or more, not {tasks}")
+        raise FieldError("tasks", f"a stream has one task or more, not {tasks}")
     return tasks
 
 
@@ -132,7 +143,7 @@ def _each_part(data: Data, change: Callable[[Images], Images]) -> Data:
 
 
 def _of(images: Images, labels: torch.Tensor) -> Images:
-    """Those images that have one of the ``labels``."""
+    """The images with one of the ``labels``."""
     return images[torch.isin(images.labels, labels.to(images.labels.device))]
 
 
@@ -143,9 +154,11 @@ def _in(images: Images, order: torch.Tensor) -> Images:
 
 
 def _check_parts(task: Data, names: list[str]) -> None:
-    """ValueError if there is a part to learn or to score that has no image of these classes."""
+    """FieldError if the training, validation or test part has no image of these classes."""
     for part in ("train", "validation", "test"):
         images = getattr(task, part)
         if images is not None and not len(images):
             what = {"train": "training"}.get(part, part)
-            raise ValueError(f"there are no {what} images of the classes {', '.join(names)}")
+            field = "validation_size" if part == "validation" else "tasks"
+            problem = f"there are no {what} images of the classes {', '.join(names)}"
+            raise FieldError(field, problem)

@@ -1,4 +1,4 @@
-"""The data set that needs no download."""
+"""How are the digits read, which need no download?"""
 
 import numpy as np
 import torch

@@ -1,7 +1,8 @@
-"""The public data sets that torchvision downloads."""
+"""How are the public data sets read that torchvision downloads?"""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +34,8 @@ def _load(name: str, files: str, root: str, image_size: int | None) -> RawData:
     missing = [folder for folder in (home, *home.parents) if not folder.exists()]
     try:
         train, test = (dataset(home, train=part, download=True) for part in (True, False))
-    except Exception as error:  # torchvision raises a different type for every way to fail
-        if missing:  # torchvision has made directories for what it could not get
+    except Exception as error:  # torchvision raises many types
+        if missing:  # torchvision has made directories before it failed
             shutil.rmtree(missing[-1], ignore_errors=True)
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise SettingError(
@@ -46,7 +47,7 @@ def _load(name: str, files: str, root: str, image_size: int | None) -> RawData:
     return RawData(_images(train, image_size), _images(test, image_size), list(train.classes))
 
 
-def _images(dataset, image_size: int | None) -> Images:
+def _images(dataset: Any, image_size: int | None) -> Images:
     pixels = torch.as_tensor(np.asarray(dataset.data))
     if pixels.dim() == 3:
         pixels = pixels.unsqueeze(-1)

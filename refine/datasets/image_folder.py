@@ -1,4 +1,4 @@
-"""Images of one's own, in class folders."""
+"""How are a user's own images read from class folders?"""
 
 import hashlib
 import json
@@ -25,19 +25,19 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 def image_folder(root: str, image_size: int | None) -> RawData:
     """Reads ``root/train/CLASS/*`` and ``root/test/CLASS/*``, torchvision's ImageFolder layout.
 
-    The pictures are decoded once: they are kept as bytes in a cache file beside the folders (in
-    the user's cache directory where the data is read-only), under a key of every file's name, size
-    and time. Without ``image_size`` all pictures must be of one size.
+    The pictures are decoded once and then kept in a cache file beside the folders, or in the user's
+    cache directory if those are read-only. The cache is used as long as every file's name, size and
+    time are the same. Without ``image_size`` all pictures must have one size.
     """
     home = Path(root).expanduser().absolute()
     if not home.is_dir():
         raise SettingError("dataset.root", f"there is no directory {home}; set it or $REFINE_DATA")
     listing = {part: _listing(home / part) for part in ("train", "test")}
     classes = sorted({file.label for file in listing["train"]})
-    strange = {file.label for file in listing["test"]} - set(classes)
-    if strange:
+    unknown = {file.label for file in listing["test"]} - set(classes)
+    if unknown:
         raise SettingError(
-            "dataset.root", f"{home / 'test'} has classes that train/ lacks: {sorted(strange)}"
+            "dataset.root", f"{home / 'test'} has classes that train/ lacks: {sorted(unknown)}"
         )
     key = _digest(f"{image_size} {listing}")
     name = f"refine-cache-{image_size or 'native'}.safetensors"
@@ -63,7 +63,7 @@ def image_folder(root: str, image_size: int | None) -> RawData:
 
 
 class File(NamedTuple):
-    """An image file of a class folder, and what changes when the file does."""
+    """An image file of a class folder; size and time change when the file does."""
 
     label: str
     name: str
@@ -72,7 +72,7 @@ class File(NamedTuple):
 
 
 def _listing(folder: Path) -> list[File]:
-    """The image files of a folder's class folders, in the order of their names."""
+    """The image files in the class folders of ``folder``, in the order of their names."""
     found = []
     labels = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     for label in sorted(labels):
@@ -96,7 +96,7 @@ def _cache_directory() -> Path:
 
 
 def _cached(place: Path, key: str) -> dict[str, torch.Tensor] | None:
-    """The decoded pictures, if ``place`` holds exactly those of ``key``."""
+    """The decoded pictures, if ``place`` holds those of ``key``."""
     try:
         with safe_open(place, framework="pt") as file:
             if json.loads((file.metadata() or {}).get("refine", "{}")).get("key") != key:
@@ -104,19 +104,20 @@ def _cached(place: Path, key: str) -> dict[str, torch.Tensor] | None:
             return {part: file.get_tensor(part) for part in ("train", "test")}
     except FileNotFoundError:
         return None
-    except Exception as error:  # whatever is wrong with a cache, the pictures are still there
+    except Exception as error:  # whatever is wrong with the cache, the pictures can be read
         log.warning("ignoring the cache %s (%s)", place, error)
         return None
 
 
 def _keep(places: list[Path], arrays: dict[str, torch.Tensor], key: str) -> None:
+    """Writes the decoded pictures to the first of ``places`` that can be written."""
     for place in places:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(place) as part:
                 save_file(arrays, part, metadata={"refine": json.dumps({"key": key})})
             return
-        except Exception as error:  # read-only, full, …: then the next start decodes again
+        except Exception as error:  # such as read-only or full; the next start decodes again
             log.info("no cache in %s (%s)", place.parent, error)
 
 
@@ -144,12 +145,13 @@ def _decode(paths: list[Path], image_size: int | None) -> torch.Tensor:
 def _read(path: Path, image_size: int | None) -> np.ndarray:
     try:
         with Image.open(path) as picture:
+            eight_bit: Image.Image = picture
             if picture.mode.startswith("I;16"):  # convert() would clip 16 bits to white
-                picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+                eight_bit = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
             elif picture.mode in ("I", "F"):
                 raise ValueError("32-bit pictures have no defined white; save it with 8 bits")
-            pixels = np.asarray(picture.convert("RGB"))
-    except Exception as error:  # PIL raises whatever the format's reader raised
+            pixels = np.asarray(eight_bit.convert("RGB"))
+    except Exception as error:  # PIL passes on what the format's reader raises
         raise SettingError(
             "dataset.root", f"{path} cannot be read as an image ({error}); remove or replace it"
         ) from error

@@ -1,4 +1,4 @@
-"""What is a data set in memory, and how do its batches come out?"""
+"""How is a data set held in memory, and how does it give its batches?"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Images:
-    """Pictures and their classes: uint8 (N, H, W, C), which is channels_last, and int64 (N,)."""
+    """Pictures, uint8 (N, H, W, C), which is channels_last, and their classes, int64 (N,)."""
 
     pixels: Tensor
     labels: Tensor
@@ -30,7 +30,7 @@ class Images:
 
 @dataclass(frozen=True)
 class RawData:
-    """What a data set function returns."""
+    """A data set as its function reads it, before it is split and sampled."""
 
     train: Images
     test: Images
@@ -38,13 +38,13 @@ class RawData:
 
 
 def resized(pixels: Tensor, size: int | None) -> Tensor:
-    """uint8 (N, H, W, C) pictures brought to (N, size, size, 3); grey becomes three channels."""
+    """uint8 (N, H, W, C) pictures resized to (N, size, size, 3); grey becomes three channels."""
     if pixels.shape[-1] == 1:
         pixels = pixels.expand(*pixels.shape[:-1], 3)
     if size is None or tuple(pixels.shape[1:3]) == (size, size):
         return pixels.contiguous()
     done = []
-    for part in pixels.split(1000):  # 1,000 at a time bound the memory of the float copy
+    for part in pixels.split(1000):  # 1,000 at a time limit the memory of the float copy
         planes = part.permute(0, 3, 1, 2).float()
         planes = F.interpolate(planes, (size, size), mode="bilinear", antialias=True)
         done.append(planes.round().clamp(0, 255).byte().permute(0, 2, 3, 1))
@@ -74,9 +74,9 @@ class Normalization:
 class Loader:
     """Normalised batches of images on the device: float (N, C, H, W), channels_last, and labels.
 
-    Every pass over it draws a new order and new augmentations from ``generator``, which stays on
-    the CPU so that a seed means the same on every device. Without a generator the images come in
-    their order and as they are.
+    Each pass draws a new order and new augmentations from ``generator``, which is on the CPU so
+    that a seed gives the same on every device. Without a generator the images come in their order
+    and are not augmented.
     """
 
     def __init__(

@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from omegaconf import DictConfig
 
-from refine.config.instantiate import build, function
 from refine.datasets.images import Augmentation, Images, Loader, Normalization, RawData
-from refine.errors import SettingError
+from refine.errors import FieldError
 
 # 500 CIFAR images: from there on a CPU gains no more, and memory stays bounded for large pictures.
 PIXELS_SCORED_AT_ONCE = 500 * 32 * 32
@@ -50,37 +48,34 @@ class Data:
         return Loader(images, self.normalization, batch_size)
 
 
-def prepare(config: DictConfig, seed: int, device: torch.device) -> Data:
-    """Loads the data set of a ``dataset`` node, chooses the subset by ``seed``, splits it and
-    moves it to the device. Mean and deviation are those of the images trained on."""
-    own = ("subset_size", "validation_size", "test_size", "augment", "split", "tasks")
-    raw = build("dataset", {key: value for key, value in config.items() if key not in own})
-    if not isinstance(raw, RawData):
-        raise SettingError(
-            "dataset._target_", f"{config._target_} returned no RawData: {raw!r:.60}"
-        )
-    if len(raw.classes) < 2:
-        raise SettingError("dataset", f"has the one class {raw.classes}; there is nothing to learn")
-    wanted, held_out = config.subset_size or len(raw.train), config.validation_size
+def prepare(
+    raw: RawData,
+    augment: Augmentation,
+    seed: int,
+    device: torch.device,
+    *,
+    subset_size: int = 0,
+    validation_size: int = 0,
+    test_size: int = 0,
+) -> Data:
+    """Chooses the subsets of a data set by ``seed``, holds out validation images, and moves all to
+    the device. Mean and deviation are those of the images trained on. A size of 0 is all, or for
+    ``validation_size`` none. FieldError for a size that the data does not have."""
+    wanted, tested = subset_size or len(raw.train), test_size or len(raw.test)
     if wanted > len(raw.train):
-        raise SettingError(
-            "dataset.subset_size",
-            f"{wanted:,} is more than the {len(raw.train):,} training images; 0 takes all",
-        )
-    if held_out >= wanted:
-        raise SettingError(
-            "dataset.validation_size", f"{held_out:,} of {wanted:,} leaves nothing to train on"
-        )
-    tested = config.test_size or len(raw.test)
+        problem = f"{wanted:,} is more than the {len(raw.train):,} training images; 0 takes all"
+        raise FieldError("subset_size", problem)
+    if validation_size >= wanted:
+        problem = f"{validation_size:,} of {wanted:,} leaves nothing to train on"
+        raise FieldError("validation_size", problem)
     if tested > len(raw.test):
         problem = f"{tested:,} is more than the {len(raw.test):,} test images; 0 takes all"
-        raise SettingError("dataset.test_size", problem)
-    augment = function("dataset.augment", config.augment, "refine.datasets.augmentation")
+        raise FieldError("test_size", problem)
     draw = torch.Generator().manual_seed(seed)
     chosen = balanced(raw.train.labels, wanted, draw)
     validation = None
-    if held_out:
-        inner = balanced(raw.train.labels[chosen], held_out, draw)
+    if validation_size:
+        inner = balanced(raw.train.labels[chosen], validation_size, draw)
         validation = raw.train[chosen[inner]].to(device)
         rest = torch.ones(wanted, dtype=torch.bool)
         rest[inner] = False

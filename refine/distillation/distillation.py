@@ -1,6 +1,5 @@
 """How does a teacher come into the loss?"""
 
-from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
@@ -70,9 +69,8 @@ class Distillation:
         if self.teacher is not None:
             self.teacher.observe(model)
 
-    def shrunk_(self, smaller: Smaller) -> None:
-        """To be called when channels were taken out of the network: a teacher that follows
-        it becomes smaller with it."""
+    def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
+        """Called when ``model`` has become ``smaller``: a teacher that follows it does too."""
         if isinstance(self.teacher, Ema) and self.teacher.network is not None:
             smaller_(self.teacher.network, smaller)
 
@@ -81,7 +79,7 @@ class Distillation:
         self._replaying, self._known = True, {}
 
     def end_replay(self) -> None:
-        """They were."""
+        """The replay is over: what the teacher answered in it is forgotten."""
         self._replaying, self._known = False, {}
 
     def forward(self, model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -103,6 +101,8 @@ class Distillation:
 
     @torch.no_grad()
     def _theirs(self, inputs: Tensor, places: Tensor | None) -> Tensor:
+        if self.teacher is None or self.teacher.network is None:
+            raise RuntimeError("there is no teacher yet: no cycle has been seen")
         network = self.teacher.network
         if places is None or not self.teacher.steady:
             return answer(network, inputs, self.match)[1]
@@ -126,23 +126,21 @@ class Distillation:
         lasting = not isinstance(self.teacher, Dense) and (
             self.during == "cycle" or isinstance(self.teacher, Ema)
         )
-        network = getattr(self.teacher, "network", None) if lasting else None
+        network = self.teacher.network if self.teacher is not None and lasting else None
         return {
             "cut": self._cut,
             "teacher": None if network is None else [t.detach() for t in tensors(network)],
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], model: nn.Module) -> None:
+    def load_state_dict(self, state: dict[str, Any], model: nn.Module) -> None:
         """Brings it to a ``state_dict`` of a network like ``model``."""
         self._cut = state["cut"]
-        if state["teacher"] is not None:
+        if state["teacher"] is not None and self.teacher is not None:
             network = self.teacher.network = frozen(model)
             names = [name for name, _ in (*network.named_parameters(), *network.named_buffers())]
             sizes = [tensor.shape for tensor in state["teacher"]]
             reshape_(network, dict(zip(names, sizes, strict=True)))
             network.requires_grad_(False)
             with torch.no_grad():
-                for tensor, value in zip(
-                    tensors(self.teacher.network), state["teacher"], strict=True
-                ):
+                for tensor, value in zip(tensors(network), state["teacher"], strict=True):
                     tensor.copy_(value)

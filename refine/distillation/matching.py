@@ -1,6 +1,6 @@
-"""What of a network is compared with its teacher's, and how?
+"""What does a student match of its teacher, and how is the distance measured?
 
-Each is a function ``(student's, teacher's, temperature) -> distance`` of what ``answer`` gives.
+Each is a function ``(student's, teacher's, temperature) -> distance`` of what ``answer`` returns.
 """
 
 from collections.abc import Callable
@@ -18,21 +18,22 @@ Match = Callable[[Tensor, Tensor, float], Tensor]
 
 def logits(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 times the Kullback-Leibler divergence of the student's softened class probabilities from
-    the teacher's, in nats an example (Hinton et al. 2015, arXiv:1503.02531); (N, classes) each."""
+    the teacher's, in nats per example (Hinton et al. 2015, arXiv:1503.02531); (N, classes) each."""
     theirs, own = (F.log_softmax(part.float() / temperature, 1) for part in (teacher, student))
     return temperature**2 * F.kl_div(own, theirs, log_target=True, reduction="batchmean")
 
 
 def features(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Mean squared distance of the features, in units of the teacher's mean square (after FitNets,
-    Romero et al. 2015, arXiv:1412.6550; the networks are alike, so none has to be mapped)."""
+    Romero et al. 2015, arXiv:1412.6550, but without a mapping, as both networks have the same
+    architecture)."""
     scale = teacher.float().square().mean().clamp(min=torch.finfo(torch.float32).tiny)
     return F.mse_loss(student.float(), teacher.float()) / scale
 
 
 def answer(model: nn.Module, inputs: Tensor, match: Match) -> tuple[Tensor, Tensor]:
-    """Outputs, and what of them ``match`` compares: all, but of ``features`` the inputs of the
-    last linear layer."""
+    """The outputs, and what ``match`` compares: for ``features`` the inputs of the last linear
+    layer, else the outputs too."""
     if match is not features:
         outputs = model(inputs)
         return outputs, outputs

@@ -1,4 +1,4 @@
-"""Who teaches?"""
+"""From which network does a pruned one learn?"""
 
 from collections.abc import Iterable
 from copy import deepcopy
@@ -9,17 +9,20 @@ from torch import Tensor, nn
 
 
 class Teacher(Protocol):
-    """A network to learn from. ``steady``: it answers the same throughout a replay."""
+    """A network to learn from; None at first. ``steady``: it stays the same during a replay."""
 
     network: nn.Module | None
     steady: bool
 
-    def before_cut(self, model: nn.Module) -> None: ...
-    def observe(self, model: nn.Module) -> None: ...
+    def before_cut(self, model: nn.Module) -> None:
+        """Called with the network just before a cut."""
+
+    def observe(self, model: nn.Module) -> None:
+        """Called with the network after each of its training steps."""
 
 
 class Self:
-    """The network as it was just before the latest cut; it learns from nobody before."""
+    """The network as it was just before the latest cut; none before the first."""
 
     steady = True
 
@@ -35,9 +38,9 @@ class Self:
 
 
 class Ema:
-    """A running average of the network's parameters and buffers over its training steps, each with
-    a weight of 1 - decay (Tarvainen & Valpola 2017, arXiv:1703.01780). With several optimizers the
-    step of each counts. ValueError unless 0 <= decay < 1."""
+    """A running average of the network's parameters and buffers over its training steps; each step
+    has a weight of 1 - decay (Tarvainen & Valpola 2017, arXiv:1703.01780). With several optimizers
+    every one's steps count. ValueError unless 0 <= decay < 1."""
 
     steady = False
 
@@ -48,13 +51,13 @@ class Ema:
         self.network: nn.Module | None = None
 
     def before_cut(self, model: nn.Module) -> None:
-        """A cut changes nothing of the average; before any step it is the network itself."""
+        """A cut does not change the average; before any step it is the network itself."""
         if self.network is None:
             self.network = frozen(model)
 
     @torch.no_grad()
     def observe(self, model: nn.Module) -> None:
-        """Takes the network as it is into the average."""
+        """Adds the network as it is to the average."""
         if self.network is None:
             self.network = frozen(model)
             return
@@ -66,7 +69,7 @@ class Ema:
 
 
 class Dense:
-    """A trained network of the same kind, such as the dense one; it stays as it is."""
+    """A trained network of the same architecture, such as the dense one; it stays as it is."""
 
     steady = True
 
@@ -81,7 +84,7 @@ class Dense:
 
 
 def frozen(model: nn.Module) -> nn.Module:
-    """A copy that does not train: it answers as in evaluation."""
+    """A copy in evaluation mode that does not train."""
     copy = deepcopy(model).eval().requires_grad_(False)
     for parameter in copy.parameters():
         parameter.grad = None

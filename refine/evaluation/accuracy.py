@@ -1,12 +1,14 @@
-"""How often is the network right, and how wrong is it?"""
+"""How accurate is a network, and how large is its loss?"""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from refine.evaluation.traceless import in_mode
 
 
 @dataclass(frozen=True)
@@ -17,27 +19,11 @@ class Score:
     accuracy: float
 
 
-@contextmanager
-def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """The model in training or evaluation mode; afterwards every module has its own mode again.
-
-    A model that is in that mode as a whole stays as it is, with the parts that its owner set apart.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    if model.training != training or not training:
-        model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 @torch.inference_mode()
 def accuracy(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
-    autocast: Callable[[], AbstractContextManager] = nullcontext,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Score:
     """Evaluates ``model`` on batches of (images, labels); logits are (N, classes)."""
     losses, correct, count = [], [], 0

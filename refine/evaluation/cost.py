@@ -1,13 +1,14 @@
-"""What does a network cost: how many multiply-accumulates, numbers and bytes?
+"""What does a network cost in multiply-accumulates, parameters and bytes?
 
 The convention: one multiply-accumulate (MAC) is one multiplication with its addition in a
 convolution, a linear layer or a matrix product (as in attention), for one image. Norms,
-activations, pooling, biases and additions of branches count nothing. Zeros count like any other
+activations, pooling, biases and additions of branches are not counted. Zeros count like any other
 number: a network with masked weights has as many MACs as before.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from refine.evaluation.accuracy import in_mode
+from refine.evaluation.traceless import in_mode
+from refine.rng import same_random_state
 
 FLOPS_A_MAC = 2  # torch counts the multiplication and the addition
 WHOLE = "Global"  # torch's name for all that was counted
@@ -27,9 +29,9 @@ def macs(model: nn.Module, image_shape: Sequence[int]) -> int:
 
 
 def macs_by_layer(model: nn.Module, image_shape: Sequence[int]) -> dict[str, int]:
-    """The same for each convolution and linear layer by itself, by name, in the network's order.
+    """Multiply-accumulates of each convolution and linear layer, by name, in the network's order.
 
-    A layer that is called twice counts twice. Their sum lacks matrix products outside of layers,
+    A layer that is called twice counts twice. Not included are matrix products outside of layers,
     and layers whose weights are used without calling them (``nn.MultiheadAttention``'s).
     """
     counts = _counted(model, image_shape)
@@ -42,17 +44,17 @@ def macs_by_layer(model: nn.Module, image_shape: Sequence[int]) -> dict[str, int
 
 
 def parameters(model: nn.Module) -> int:
-    """How many parameters; one that is shared counts once."""
+    """The number of parameters; one that is shared counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def nonzero(model: nn.Module) -> int:
-    """How many parameters are not exactly 0.0."""
+    """The number of parameters that are not exactly 0.0."""
     return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
 
 
 def bytes_of(model: nn.Module) -> int:
-    """Bytes of memory of parameters and buffers; one that is shared counts once."""
+    """The memory of parameters and buffers in bytes; one that is shared counts once."""
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
@@ -63,13 +65,13 @@ def example(model: nn.Module, image_shape: Sequence[int], batch: int = 1) -> Ten
     return torch.zeros(batch, *image_shape, dtype=like.dtype, device=like.device)
 
 
-def _counted(model: nn.Module, image_shape: Sequence[int]) -> dict[str, dict]:
-    """FLOPs of one pass by module and operation. It leaves no trace in the network: what it
-    changes are copies of the buffers."""
+def _counted(model: nn.Module, image_shape: Sequence[int]) -> dict[str, dict[Any, int]]:
+    """FLOPs of one pass by module and operation. The pass leaves no trace in the network: it works
+    on copies of the buffers."""
     image = example(model, image_shape)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with (
-        torch.random.fork_rng(),
+        same_random_state(),
         torch.no_grad(),
         in_mode(model, training=False),
         _attention_in_steps(),

@@ -1,4 +1,4 @@
-"""What does the network's last linear layer see of each input?"""
+"""Which features does the network's last linear layer get of each input?"""
 
 from torch import Tensor, nn
 

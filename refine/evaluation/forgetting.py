@@ -1,4 +1,4 @@
-"""What has the network forgotten?
+"""How much has the network forgotten of earlier tasks?
 
 Accuracies are fractions, one for each task in the order in which they are learned.
 """
@@ -14,14 +14,15 @@ def average_accuracy(accuracies: Sequence[float]) -> float:
 
 
 def forgetting(now: Sequence[float], at_ends: Sequence[Sequence[float]]) -> float:
-    """Mean over the tasks before the latest in ``now`` of their best accuracy at the end of one of
-    these tasks, less that of ``now`` (F_k of Chaudhry et al. 2018); 0.0 as long as there is one.
+    """How much accuracy the tasks before the latest have lost, on average (F_k of Chaudhry et al.
+    2018); 0.0 as long as there is only one task, negative if they have become better since.
 
-    at_ends: for each task that has ended, the accuracies of it and of those before it; what it has
-    of the latest task's own end is not looked at. Below 0 where tasks got better since.
+    now: the present accuracy of every task so far. at_ends: for each task that has ended, the
+    accuracies at that moment of it and of those before it. A task has lost the difference between
+    its best accuracy at the end of an earlier task than the latest, and the present one.
     """
     earlier = len(now) - 1
-    # A task counts from its own end on: what it had by chance before was not learned.
+    # A task counts from its own end on: accuracy before that is chance, not learned.
     lost = [
         max(ended[task] for ended in at_ends[task:earlier]) - now[task] for task in range(earlier)
     ]

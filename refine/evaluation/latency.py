@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# A thread pool spins for some milliseconds after its work, on the cores of whoever comes next.
+# A thread pool spins for some milliseconds after its work, on the cores of the next program.
 SETTLE_SECONDS = 0.004
 LEAST_ROUNDS = 5  # however little time there is
 
@@ -24,13 +24,14 @@ def interleaved(
     seed: int = 0,
     synchronize: Callable[[], Any] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of each call of each function: ``repeats`` rounds, or as many as begin within
-    ``seconds``, at least 5, in which every one has one turn, in an order drawn by ``seed``.
+    """The seconds of each call, by the functions' names.
 
-    Before them everything is called ``warmup`` times. Short functions are called a few times before
-    each measured call, until what the one before has left running sleeps. synchronize: waits for
-    what a call has started elsewhere, such as ``torch.cuda.synchronize``. ValueError unless there
-    is one of ``repeats`` and ``seconds``.
+    There are ``repeats`` rounds, or as many as begin within ``seconds`` but at least 5. In a round
+    each function is measured once, in an order that ``seed`` draws. Before the first round each is
+    called ``warmup`` times. Before each measured call a short function is called a few times more,
+    until the threads of the previous one sleep. synchronize: waits for what a call has started
+    elsewhere, such as ``torch.cuda.synchronize``. ValueError unless exactly one of ``repeats`` and
+    ``seconds`` is given.
     """
     if (repeats is None) == (seconds is None):
         raise ValueError("give either repeats or seconds")
@@ -38,7 +39,7 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in functions}
     order, draw = list(functions), random.Random(seed)
     end, rounds = time.perf_counter() + (seconds or 0), 0
-    while rounds < repeats if repeats is not None else _goes_on(rounds, end):
+    while rounds < repeats if repeats is not None else _another(rounds, end):
         draw.shuffle(order)
         for name in order:
             for _ in range(int(SETTLE_SECONDS / usual[name])):
@@ -48,12 +49,12 @@ def interleaved(
     return times
 
 
-def _goes_on(rounds: int, end: float) -> bool:
+def _another(rounds: int, end: float) -> bool:
     return rounds < LEAST_ROUNDS or time.perf_counter() < end
 
 
 def _warm(function: Callable[[], Any], warmup: int, synchronize: Callable[[], Any]) -> float:
-    """Seconds of the quickest of the calls that warm it up, never 0."""
+    """Warms up ``function``; the seconds of its quickest call, never 0."""
     return max(1e-5, min(_timed(function, synchronize) for _ in range(max(1, warmup))))
 
 
@@ -71,7 +72,7 @@ def median(times: Sequence[float]) -> float:
 
 
 def p95(times: Sequence[float]) -> float:
-    """The 95th percentile, in the unit of ``times``, between the two nearest of them."""
+    """The 95th percentile, in the unit of ``times``, interpolated between the nearest two."""
     if len(times) == 1:
         return times[0]
     return statistics.quantiles(times, n=20, method="inclusive")[-1]

@@ -1,8 +1,8 @@
 """How much memory does a pass through a network take, beside the network itself?
 
-On a CPU: the most bytes of tensors that exist at once, of those that the pass makes, as each
-operation of PyTorch returns; what an operation needs for itself while it works is not seen. On a
-GPU: the greatest increase of what PyTorch has allocated there, which that is part of.
+On a CPU it is the most bytes that tensors made by the pass have at once, looked at after each
+operation of PyTorch; what an operation needs for itself while it works is not seen. On a GPU it is
+the greatest increase of what PyTorch has allocated there, which includes that.
 """
 
 from typing import Any
@@ -13,12 +13,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from refine.evaluation.accuracy import in_mode
+from refine.evaluation.traceless import in_mode
 
 
 @torch.no_grad()
 def peak_bytes(model: nn.Module, images: Tensor) -> int:
-    """Peak of one pass of ``images`` (N, ...), which lie where the network does."""
+    """The peak of one pass in bytes; ``images`` (N, ...) are on the network's device."""
     with in_mode(model, training=False):
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
@@ -33,7 +33,7 @@ def peak_bytes(model: nn.Module, images: Tensor) -> int:
 
 
 class _Living(TorchDispatchMode):
-    """Sums the storages that operations have made and that somebody still has."""
+    """Sums the storages that operations have made and that are still in use."""
 
     def __init__(self, known: list[Tensor]):
         super().__init__()
@@ -41,7 +41,9 @@ class _Living(TorchDispatchMode):
         self._known = {StorageWeakRef(tensor.untyped_storage()) for tensor in known}
         self._made: dict[StorageWeakRef, int] = {}
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         results = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(results):
             if isinstance(tensor, Tensor):

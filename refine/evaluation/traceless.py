@@ -1,4 +1,4 @@
-"""How is a network measured without leaving a trace in it?"""
+"""How is a network used without leaving a trace in it, or in the random generators?"""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
@@ -8,20 +8,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refine.evaluation.accuracy import in_mode
-from refine.rng import random_state, set_random_state, stream
+from refine.rng import same_random_state, stream
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """The model in training or evaluation mode; afterwards every module has its own mode again.
+
+    A model that is in training mode already stays as it is, with the parts that its owner has put
+    into evaluation mode.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    if model.training != training or not training:
+        model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @contextmanager
 def without_trace(model: nn.Module, training: bool) -> Iterator[None]:
-    """Passes through ``model``, in training or evaluation mode, after which its buffers, its
-    modules' modes and the generators of torch are as they were, to the bit."""
-    devices = {parameter.device for parameter in model.parameters()}
+    """The model in training or evaluation mode; afterwards its modes, its buffers and the random
+    generators of Python, NumPy and torch are as they were, to the bit."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    with (
-        torch.random.fork_rng([device for device in devices if device.type == "cuda"]),
-        in_mode(model, training=training),
-    ):
+    with same_random_state(), in_mode(model, training):
         try:
             yield
         finally:
@@ -33,29 +45,27 @@ def without_trace(model: nn.Module, training: bool) -> Iterator[None]:
 def score(
     importance: Callable[..., dict[str, Tensor]],
     model: nn.Module,
-    batches: Iterable,
+    batches: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[..., Tensor] = F.cross_entropy,
     number: int = 0,
 ) -> dict[str, Tensor]:
-    """What ``importance`` says of ``model`` in evaluation mode. Modes and random generators are
-    afterwards as they were; ``loss`` is passed on only to those that take one by this name. What
-    is drawn by lot is other for each ``number``, such as the cycle's."""
+    """The scores that ``importance`` gives ``model`` in evaluation mode, ``without_trace``.
+
+    ``loss`` is passed on only to an importance that takes one by this name. ``number``, such as
+    the cycle's, seeds what the importance draws at random.
+    """
     given = {"loss": loss} if _takes_loss(importance) else {}
-    state = random_state()
-    torch.manual_seed(stream(torch.initial_seed(), "score", number))
-    try:
-        with in_mode(model, training=False):
-            return importance(model, batches, **given)
-    finally:
-        set_random_state(state)
+    with without_trace(model, training=False):
+        torch.manual_seed(stream(torch.initial_seed(), "score", number))
+        return importance(model, batches, **given)
 
 
-def _takes_loss(importance: Callable) -> bool:
+def _takes_loss(importance: Callable[..., dict[str, Tensor]]) -> bool:
     if "loss" in getattr(importance, "keywords", {}):  # a functools.partial that has its own
         return False
     try:
         parameters = inspect.signature(importance).parameters
-    except ValueError:  # some callables written in C do not tell
+    except ValueError:  # some callables written in C have no signature
         return False
     open_ended = any(entry.kind is entry.VAR_KEYWORD for entry in parameters.values())
     return open_ended or "loss" in parameters

@@ -7,7 +7,7 @@ from typing import Any
 
 from refine.errors import NetworkError, SettingError, one_of
 from refine.export.options import DIRECTORY, FACTS_FILE, NAMES, Options
-from refine.process import ended
+from refine.process import run_command
 
 DESCRIPTION = """\
 Writes the network of a run as files that can be deployed.
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
         _show(options, export(options))
 
-    return ended(
+    return run_command(
         "refine-export",
         work,
         (NetworkError, SettingError),

@@ -10,10 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import refine.models as models
-from refine.builders import build_model
+from refine.builders import build_data, build_model
 from refine.builders.model import arguments_of
-from refine.config import DatasetConfig
-from refine.datasets.prepare import Data, prepare
+from refine.config import RunConfig, typed
+from refine.datasets.prepare import Data
 from refine.errors import NetworkError
 from refine.export.description import Description
 from refine.export.network_file import read
@@ -33,7 +33,7 @@ class Trained:
     data_root: str | None = None
 
     @cached_property
-    def config(self) -> DictConfig:
+    def config(self) -> RunConfig:
         """The run's configuration."""
         path = self.directory / CONFIG_FILE
         if not path.is_file():
@@ -43,21 +43,17 @@ class Trained:
             config = OmegaConf.load(path)
             if not isinstance(config, DictConfig):
                 raise ValueError("it is not a table")
-            schema = OmegaConf.to_container(OmegaConf.structured(DatasetConfig))
-            defaults = cast(dict[str, Any], schema)  # of a dataclass it is a dict
-            known = {name: value for name, value in defaults.items() if value != "???"}
-            config.dataset = OmegaConf.merge(known, config.dataset)  # older runs lack some settings
             if self.data_root is not None:
                 config.dataset.root = self.data_root
+            return typed(config)  # what older runs lack has its default
         except Exception as error:  # YAML and OmegaConf refuse in many ways
             reason = " ".join(str(error).split())
             raise NetworkError(f"{path} is damaged: {reason:.120}") from None
-        return config
 
     @cached_property
     def data(self) -> Data:
         """The run's own training, validation and test images, on the CPU."""
-        return prepare(self.config.dataset, self.config.seed, torch.device("cpu"))
+        return build_data(self.config.dataset, self.config.seed, torch.device("cpu"))
 
     def untrained(self) -> nn.Module:
         """The dense network before training, on the CPU, in evaluation mode."""
@@ -82,7 +78,7 @@ class Trained:
 
     def description(self) -> Description:
         """What a file of the network says about it."""
-        target, data = self.config.model._target_, self.data
+        target, data = self.config.model["_target_"], self.data
         name = target.rpartition(".")[2]
         ours = getattr(models, name, None) is not None and target == f"refine.models.{name}"
         arguments: dict[str, Any] = arguments_of(self.config.model, data) if ours else {}

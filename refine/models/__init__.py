@@ -1,7 +1,7 @@
 """Which networks can be trained by name?
 
 Each is a function ``(num_classes, image_shape) -> nn.Module`` with ``image_shape`` as (channels,
-height, width); what a network does not depend on it leaves out.
+height, width). A network that does not depend on the image's shape has no parameter for it.
 """
 
 from refine.models.logistic import logistic

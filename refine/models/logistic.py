@@ -1,4 +1,4 @@
-"""The smallest network: logistic regression."""
+"""What is the smallest network? Logistic regression."""
 
 from math import prod
 

@@ -1,4 +1,4 @@
-"""MobileNets for small images."""
+"""How is a MobileNet made for small images?"""
 
 from torch import nn
 

@@ -1,11 +1,11 @@
-"""Residual networks for small images."""
+"""How are residual networks made for small images?"""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 def resnet18(num_classes: int = 10) -> nn.Module:
-    """torchvision's ResNet-18 with the stem that 32x32 images want: 3x3, stride 1, no pooling."""
+    """torchvision's ResNet-18 with a stem for 32x32 images: 3x3, stride 1, no pooling."""
     from torchvision.models import resnet18 as imagenet_resnet18
 
     model = imagenet_resnet18(num_classes=num_classes)
@@ -15,8 +15,8 @@ def resnet18(num_classes: int = 10) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; the shortcut is a 1x1 convolution where sizes change
-    (option B of He et al. 2016: every channel is then a filter's, so that it can be pruned)."""
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where sizes change (option
+    B of He et al. 2016: every channel then comes from a filter and can be pruned)."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int):
         super().__init__()

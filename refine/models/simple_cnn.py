@@ -1,4 +1,4 @@
-"""The network of the paper: what is SimpleCNN?"""
+"""What is the network of the paper?"""
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,9 @@ class SimpleCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, num_classes)."""
-        # Pooling before the ReLU gives the same numbers (both are monotone) on a quarter of them.
-        # Channels come last in memory; flattened in that order nothing is moved, forth or back.
+        # Pooling before the ReLU gives the same numbers, as both are monotone, and the ReLU has a
+        # quarter of the work. Channels come last in memory; flattened in that order, nothing is
+        # moved, neither in this pass nor in the gradient's.
         x = F.relu(halved(self.bn1(self.conv1(x))))
         x = F.relu(halved(self.bn2(self.conv2(x))))
         x = F.relu(self.bn3(self.conv3(x)).permute(0, 2, 3, 1).flatten(1))
@@ -38,8 +39,8 @@ class SimpleCNN(nn.Module):
 def halved(x: Tensor) -> Tensor:
     """2x2 max pooling of (N, C, H, W); odd rows and columns at the end are left out.
 
-    ``max_pool2d`` also finds where the maxima are, for the gradient. Without one, the maximum of
-    strided views takes half the time on a CPU.
+    ``max_pool2d`` also finds where the maxima are, which the gradient needs. Without a gradient,
+    the maximum of strided views takes half the time on a CPU.
     """
     if torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return F.max_pool2d(x, 2)
@@ -49,7 +50,7 @@ def halved(x: Tensor) -> Tensor:
 
 
 def simple_cnn(num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
-    """The paper's network for any number of classes and any image size from 4x4 on."""
+    """The paper's network for any number of classes and any image of at least 4x4 pixels."""
     if min(image_shape[1:]) < 4:
         raise ValueError("images must be at least 4x4 pixels; see dataset.image_size")
     return SimpleCNN(num_classes, image_shape)

@@ -1,4 +1,4 @@
-"""VGG networks for small images."""
+"""How are VGG networks made for small images?"""
 
 from torch import nn
 
@@ -14,7 +14,7 @@ def vgg19(num_classes: int = 10) -> nn.Module:
 
 
 def _vgg(depths: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Configurations of Simonyan & Zisserman 2015 by the convolutions in each stage."""
+    """The network of Simonyan & Zisserman 2015 with that many convolutions in each stage."""
     layers: list[nn.Module] = []
     channels = 3
     for width, depth in zip((64, 128, 256, 512, 512), depths, strict=True):

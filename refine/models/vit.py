@@ -1,4 +1,4 @@
-"""A vision transformer for small images."""
+"""How is a vision transformer made for small images?"""
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,8 @@ PATCH = 4  # pixels a side
 
 
 class Attention(nn.Module):
-    """Self-attention. The heads' width is not the embedding's and is read from the layers, so that
-    both can be pruned."""
+    """Self-attention. The width of the heads is read from the layers and does not follow from the
+    embedding's, so that both can be pruned."""
 
     def __init__(self, embedding: int, heads: int, head_width: int):
         super().__init__()
@@ -67,10 +67,10 @@ class ViT(nn.Module):
 
 
 def vit(num_classes: int = 10, image_shape: tuple[int, int, int] = (3, 32, 32)) -> nn.Module:
-    """A pre-norm vision transformer (Dosovitskiy et al. 2021) of six encoders on 4x4 patches,
-    their mean for the class token: 810,890 parameters at 3x32x32 and 10 classes.
+    """A pre-norm vision transformer (Dosovitskiy et al. 2021) of six encoders on 4x4 patches, with
+    their mean in place of the class token: 810,890 parameters at 3x32x32 and 10 classes.
 
-    ValueError if the image's sides are no multiples of 4.
+    ValueError if the image's sides are not multiples of 4.
     """
     if any(side < PATCH or side % PATCH for side in image_shape[1:]):
         raise ValueError("images must divide into 4x4 patches; see dataset.image_size")

@@ -1,23 +1,22 @@
 """How many of its survivors does each tensor lose?
 
-Each is a function ``(scores, masks, ratio) -> counts`` with ratio the share of all survivors to
-cut, for the tensors that ``scores`` holds; others lose nothing. Which weights go is then always by
-rank inside the tensor.
+Each is a function ``(scores, masks, ratio) -> counts``, where ``ratio`` is the share of all
+survivors to cut. Tensors without scores lose nothing. Inside a tensor the lowest scores always go
+first. ``BoundedAllocation`` keeps one of these functions within bounds.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import ceil, floor
 
-from torch import Tensor
-
+from refine.pruning import Allocation, Counts, Tensors
 from refine.pruning.lamp import lamp_counts
 from refine.sparsity.ranking import ends, survivors, threshold
 
 __all__ = ["er", "erk", "global_", "lamp", "layerwise", "uniform_plus"]
 
-LAST_DENSITY = 0.2  # what uniform_plus leaves of the last layer at least
+LAST_DENSITY = 0.2  # the share of the last layer that uniform_plus leaves at least
 
 
 def cut_count(survivors: int, ratio: float) -> int:
@@ -26,16 +25,12 @@ def cut_count(survivors: int, ratio: float) -> int:
     return min(floor(ratio * (survivors - 1)) + 1, survivors - 1) if survivors > 1 else 0
 
 
-def layerwise(
-    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], ratio: float
-) -> dict[str, int]:
-    """The same share of every tensor's own survivors: the paper's rule, to the unit."""
+def layerwise(scores: Tensors, masks: Tensors, ratio: float) -> Counts:
+    """The same share of every tensor's own survivors: the paper's rule, exact to the weight."""
     return {name: cut_count(size, ratio) for name, size in sizes(scores, masks).items()}
 
 
-def global_(
-    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], ratio: float
-) -> dict[str, int]:
+def global_(scores: Tensors, masks: Tensors, ratio: float) -> Counts:
     """One ranking of all survivors; a tensor loses those of its own that rank lowest."""
     names = sizes(scores, masks)
     parts = [(scores[name], masks[name]) for name in names]
@@ -46,20 +41,18 @@ def global_(
     return dict(zip(names, counts, strict=True))
 
 
-def lamp(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], ratio: float) -> dict[str, int]:
+def lamp(scores: Tensors, masks: Tensors, ratio: float) -> Counts:
     """One ranking by each score's share of the squares at and above it in its layer (LAMP,
-    arXiv:2010.07611); of scores with a sign, a layer's are first raised to be at least 0."""
+    arXiv:2010.07611). A layer's negative scores are first raised to at least 0."""
     names = sizes(scores, masks)
     parts = [(scores[name], masks[name]) for name in names]
     return dict(zip(names, lamp_counts(parts, cut_count(sum(names.values()), ratio)), strict=True))
 
 
-def uniform_plus(
-    scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], ratio: float
-) -> dict[str, int]:
-    """The same density everywhere, but nothing of the first convolution and no more of the last
-    layer than leaves 20 % of it (Gale et al. 2019, arXiv:1902.09574). If the others have not
-    enough to give, these two have no privilege."""
+def uniform_plus(scores: Tensors, masks: Tensors, ratio: float) -> Counts:
+    """The same density everywhere, but the first convolution loses nothing and the last layer keeps
+    at least 20 % of its weights (Gale et al. 2019, arXiv:1902.09574). If the other layers cannot
+    lose enough, these two have no privilege."""
     names = sizes(scores, masks)
     least = dict.fromkeys(names, 1)
     first = next((name for name in masks if masks[name].dim() > 2), None)
@@ -71,22 +64,22 @@ def uniform_plus(
     return in_proportion({name: masks[name].numel() for name in names}, names, ratio, least)
 
 
-def er(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], ratio: float) -> dict[str, int]:
-    """As many survivors as a layer has inputs and outputs, in proportion (Erdős-Rényi: Mocanu et
-    al. 2018, arXiv:1707.04780)."""
+def er(scores: Tensors, masks: Tensors, ratio: float) -> Counts:
+    """Survivors in proportion to a layer's inputs plus outputs (Erdős-Rényi: Mocanu et al. 2018,
+    arXiv:1707.04780)."""
     names = sizes(scores, masks)
     return in_proportion({name: sum(masks[name].shape[:2]) for name in names}, names, ratio)
 
 
-def erk(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], ratio: float) -> dict[str, int]:
-    """As many survivors as inputs, outputs and sides of the kernel, in proportion (Erdős-Rényi
-    kernel: Evci et al. 2020, arXiv:1911.11134)."""
+def erk(scores: Tensors, masks: Tensors, ratio: float) -> Counts:
+    """Survivors in proportion to a layer's inputs plus outputs plus the sides of its kernel
+    (Erdős-Rényi kernel: Evci et al. 2020, arXiv:1911.11134)."""
     names = sizes(scores, masks)
     return in_proportion({name: sum(masks[name].shape) for name in names}, names, ratio)
 
 
-def sizes(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, int]:
-    """How many survivors each tensor has that takes part."""
+def sizes(scores: Tensors, masks: Tensors) -> Counts:
+    """How many survivors each tensor with scores has."""
     return {name: survivors(mask) for name, mask in masks.items() if name in scores}
 
 
@@ -95,12 +88,13 @@ def in_proportion(
     most: Mapping[str, int],
     ratio: float,
     least: Mapping[str, int] | None = None,
-) -> dict[str, int]:
-    """What each tensor loses so that survivors stand in proportion to the ``shares``.
+) -> Counts:
+    """How many weights each tensor loses so that the survivors are in proportion to ``shares``.
 
-    Nothing grows back: a tensor that would need more than it has stays as it is, one that would
-    have fewer than its ``least`` keeps these (1 if they cannot all), and the rest is solved again.
-    Exact in total, unless tensors are more than survivors; rounded by largest remainder.
+    Nothing grows back: a tensor that would need more survivors than the ``most`` that it has stays
+    as it is. One that would have fewer than its ``least`` keeps that many (all only 1 if that is
+    too much in total). The others share the rest in proportion. Exact in total, unless there are
+    more tensors than survivors; rounded by largest remainder.
     """
     total = sum(most.values()) - cut_count(sum(most.values()), ratio)
     floors = {name: min((least or {}).get(name, 1), size) for name, size in most.items()}
@@ -117,7 +111,7 @@ def in_proportion(
     bends = sorted(bound[name] / shares[name] for name in shares for bound in (floors, most))
     if not bends:
         return {}
-    # Between neighbouring bends what is kept rises in a straight line.
+    # Between neighbouring bends the number that is kept rises in a straight line.
     upper = next((i for i, bend in enumerate(bends) if sum(kept(bend).values()) >= total), -1)
     level = bends[upper]
     if upper > 0:
@@ -133,32 +127,27 @@ def in_proportion(
     return {name: most[name] - keep[name] for name in most}
 
 
-Rule = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], float], dict[str, int]]
-
-
 @dataclass(frozen=True)
-class Bounded:
-    """An allocation that keeps ``rule`` within bounds, to be called as the rule is.
+class BoundedAllocation:
+    """An allocation that keeps another one, ``rule``, within bounds.
 
-    layers: glob of a tensor (``conv1.weight``) or of its layer (``conv1``) to the share of its
-        survivors that goes, 0 for none; the first that matches holds. All others are allocated by
-        the rule, with the ratio as given.
+    layers: from the glob of a tensor (``conv1.weight``) or of its layer (``conv1``) to the share of
+        its survivors that goes, 0 for none; the first glob that matches counts. All other tensors
+        are allocated by the rule, with the ratio as given.
     min_layer_density: the share of its weights that every tensor keeps at least. What cannot be
-        cut from one is cut from others by the same rule, as far as these have it.
+        cut from one tensor is cut from others by the same rule, as far as they have enough.
 
     A call raises ValueError if a glob matches no prunable layer.
     """
 
-    rule: Rule
+    rule: Allocation
     layers: Mapping[str, float] = field(default_factory=dict)
     min_layer_density: float = 0.0
 
-    def __call__(
-        self, scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], ratio: float
-    ) -> dict[str, int]:
+    def __call__(self, scores: Tensors, masks: Tensors, ratio: float) -> Counts:
         alive = sizes(scores, masks)
         room = {
-            # 0.3 * 10 is 3.0000000000000004 in some products; that is still 3
+            # Some products are 3.0000000000000004 where 3 is meant.
             name: max(0, alive[name] - ceil(self.min_layer_density * masks[name].numel() - 1e-9))
             for name in alive
         }
@@ -170,7 +159,7 @@ class Bounded:
         open_ = {name: scores[name] for name in scores if name not in own}
         counts = self.rule(open_, masks, ratio)
         wanted = sum(counts.values())
-        full: dict[str, int] = {}
+        full: Counts = {}
         while over := [name for name, count in counts.items() if count > room[name]]:
             full |= {name: room[name] for name in over}
             open_ = {name: scores[name] for name in open_ if name not in full}
@@ -178,8 +167,8 @@ class Bounded:
         found = counts | full | set_apart
         return {name: found[name] for name in alive if name in found}
 
-    def own(self, masks: Mapping[str, Tensor]) -> dict[str, float]:
-        """The share of every tensor that has one of its own."""
+    def own(self, masks: Tensors) -> dict[str, float]:
+        """The share of each tensor that ``layers`` gives one."""
         found: dict[str, float] = {}
         for glob, share in self.layers.items():
             matching = [
@@ -194,11 +183,9 @@ class Bounded:
                 found.setdefault(name, share)
         return found
 
-    def _exactly(
-        self, scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], wanted: int
-    ) -> dict[str, int]:
-        """The rule's counts at the ratio at which they sum to ``wanted``, or to less if they
-        cannot."""
+    def _exactly(self, scores: Tensors, masks: Tensors, wanted: int) -> Counts:
+        """The rule's counts at a ratio at which they sum to ``wanted``, or to less if there is no
+        such ratio."""
         alive = sizes(scores, masks)
         none = dict.fromkeys(alive, 0)
         if wanted <= 0 or sum(alive.values()) < 2:
@@ -208,8 +195,8 @@ class Bounded:
         high = self.rule(scores, masks, ratio)
         if sum(high.values()) == wanted:
             return high
-        # One that rounds in every tensor does not: the last ratio that gives no more, and then
-        # some of what the next one adds.
+        # A rule that rounds in every tensor does not. Then: the highest ratio that gives no more
+        # than wanted, and some of what a slightly higher one adds.
         low, start, end = none, 0.0, 1.0
         for _ in range(50):
             ratio = (start + end) / 2

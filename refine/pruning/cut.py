@@ -1,49 +1,131 @@
-"""Which weights does a cut take?"""
+"""How does a cycle mask single weights?
 
-from collections.abc import Callable, Iterable
+What refine/channels/cut.py is for channels, this is for weights.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from refine.batches import Batch
 from refine.evaluation.traceless import score
-from refine.pruning.granularity import Granularity
+from refine.pruning.allocation import layerwise
+from refine.pruning.granularity import Granularity, weight
+from refine.pruning.importance import magnitude, random
+from refine.pruning.method import downscale_, largest
 from refine.sparsity.masks import Masks
+from refine.sparsity.optimizers import OptimizerWatch
 
-Chosen = TypeVar("Chosen")
-BISECTIONS = 7  # to a hundredth of the ratio
+Marks = dict[str, Tensor]  # boolean, by tensor: True where a weight goes
 
 
-@dataclass
-class Cut:
-    """What goes first (``importance``), how much each tensor of ``model`` loses (``allocation``),
-    and in what units; all weights are multiplied by ``downscale_factor`` before. ``number``: of the
-    cycle, from 0."""
+@dataclass(frozen=True)
+class Masked:
+    """How single weights are chosen; they stay in the network, at exactly 0.0.
 
-    model: nn.Module
-    masks: Masks
-    importance: Callable[..., dict[str, Tensor]]
-    allocation: Callable[..., dict[str, int]]
-    granularity: Granularity
-    downscale_factor: float
-    number: int
+    importance: ``(model, batches) -> {name: scores}``, lowest first to go; one that has a parameter
+        ``loss`` is given it. All but magnitude, random and none need data.
+    allocation: ``(scores, masks, ratio) -> {name: how many of its survivors go}``.
+    granularity: what goes together: a function of refine/pruning/granularity.py.
+    downscale_factor: the prunable weights are multiplied by it before the cut.
+    scoring_batches: how many batches scores are made on.
+    prunable: names of the parameters that may be cut; by default the weights of convolutions,
+        linear, attention and recurrent layers.
+    """
 
-    def scored(self, batches: Iterable, loss: Callable[..., Tensor]) -> dict[str, Tensor]:
+    importance: Callable[..., dict[str, Tensor]] = magnitude
+    allocation: Callable[..., dict[str, int]] = layerwise
+    granularity: Callable[[nn.Module, Collection[str]], Granularity] = weight
+    downscale_factor: float = 0.98
+    scoring_batches: int = 8
+    prunable: Collection[str] | None = None
+
+
+def sparsify_(
+    model: nn.Module, masks: Masks, sparsity: float, allocation: Callable[..., dict[str, int]]
+) -> None:
+    """Cuts weights at random until ``sparsity`` of the prunable ones are cut, as dynamic sparse
+    training begins."""
+    gone = round(sparsity * masks.prunable) - (masks.prunable - masks.surviving)
+    if gone > 0:
+        scores = score(random, model, (), number=-1)
+        ratio = (gone - 0.5) / (masks.surviving - 1)
+        masks.cut_(masks.lowest(scores, allocation(scores, masks, ratio)))
+
+
+class Keeper(Protocol):
+    """A part that remembers what is cut."""
+
+    def note_cut(self, cycle: int, model: nn.Module, masks: Masks, marked: Marks) -> None:
+        """Called just before the ``marked`` weights go, in that ``cycle``, counted from 1."""
+
+
+class MaskedCut:
+    """Chooses weights of ``model`` as ``settings`` say and holds them at 0 from then on.
+
+    watch: that of the model. keepers: told of every weight before it goes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Masked,
+        watch: OptimizerWatch,
+        importance: Callable[..., dict[str, Tensor]],
+        keepers: Sequence[Keeper] = (),
+    ):
+        self.model, self.settings, self.number = model, settings, 0
+        self.importance, self.masks = importance, watch.masks
+        self.scoring_batches = settings.scoring_batches
+        self.granularity = settings.granularity(model, list(self.masks))
+        for name, parameters in self.granularity.attached.items():
+            self.masks.attach(model, name, parameters)
+        self._watch, self._keepers = watch, keepers
+
+    @property
+    def prunable(self) -> int:
+        """How many weights could be cut at first."""
+        return self.masks.prunable
+
+    @property
+    def surviving(self) -> int:
+        """How many weights live."""
+        return self.masks.surviving
+
+    def prepare(self, batches: Iterable[Batch], number: int) -> None:
+        """Cycle ``number``, counted from 0, begins."""
+        self.number = number
+
+    def scores(self, batches: Iterable[Batch], loss: Callable[..., Tensor]) -> dict[str, Tensor]:
         """The scores of the weights."""
         return score(self.importance, self.model, batches, loss, self.number)
 
-    def choose(self, scores: dict[str, Tensor], ratio: float) -> dict[str, Tensor]:
+    def choose(self, scores: dict[str, Tensor], ratio: float) -> Marks:
         """Marks what a cut of ``ratio`` of the survivors takes."""
         if ratio <= 0 or not scores:
             return {}
         grouped = self.granularity.group(scores, self.masks)
-        counts = self.allocation(grouped, self.masks, ratio)
+        counts = self.settings.allocation(grouped, self.masks, ratio)
         return self.masks.lowest(grouped, self.granularity.whole(grouped, self.masks, counts))
 
     def downscale_(self) -> None:
         """Multiplies the prunable weights by the factor."""
-        downscale_(self.masks.weights().values(), self.downscale_factor)
+        downscale_(self.masks.weights().values(), self.settings.downscale_factor)
+
+    def cut_(self, choice: Marks) -> dict[str, int]:
+        """Cuts the marked weights; how many of each tensor."""
+        for keeper in self._keepers:
+            keeper.note_cut(self.number + 1, self.model, self.masks, choice)
+        self.masks.cut_(choice)
+        self._watch.zero_moments_()
+        return {name: int(marks.sum()) for name, marks in choice.items()}
+
+    def left(self) -> dict[str, int]:
+        """Nothing: masks alone make no network smaller."""
+        return {}
 
     def within(
         self,
@@ -51,17 +133,17 @@ class Cut:
         validate: Callable[[nn.Module], float] | None,
         scores: dict[str, Tensor],
         ratio: float,
-        chosen: dict[str, Tensor],
-    ) -> tuple[float, dict[str, Tensor]]:
-        """The largest cut up to ``ratio``, which takes ``chosen``, with which ``validate`` says
-        ``floor`` at least, and what it takes. Every try is rolled back, to the bit."""
+        choice: Marks,
+    ) -> tuple[float, Marks]:
+        """The largest cut up to ``ratio``, which takes ``choice``, after which ``validate`` still
+        gives ``floor``, and what it takes. Every try is rolled back, to the bit."""
         if validate is None:
             raise ValueError("a floor needs validate, which measures accuracy on validation data")
         parameters, weights = list(self.model.parameters()), self.masks.weights()
         before = [parameter.detach().clone() for parameter in parameters]
 
         @torch.no_grad()
-        def passes(marked: dict[str, Tensor]) -> bool:
+        def passes(marked: Marks) -> bool:
             self.downscale_()
             self.masks.cut_(marked)
             reached = validate(self.model)
@@ -70,34 +152,4 @@ class Cut:
                 parameter.copy_(value)
             return reached >= floor
 
-        return largest(ratio, chosen, lambda lower: self.choose(scores, lower), passes, {})
-
-
-def largest(
-    ratio: float,
-    chosen: Chosen,
-    choose: Callable[[float], Chosen],
-    passes: Callable[[Chosen], bool],
-    nothing: Chosen,
-) -> tuple[float, Chosen]:
-    """The largest cut up to ``ratio``, which takes ``chosen``, that passes, by bisection, and what
-    it takes: ``nothing`` if none does."""
-    if passes(chosen):
-        return ratio, chosen
-    low, high, best = 0.0, ratio, nothing
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        chosen = choose(middle)
-        if passes(chosen):
-            low, best = middle, chosen
-        else:
-            high = middle
-    return low, best
-
-
-@torch.no_grad()
-def downscale_(weights: Iterable[Tensor], factor: float) -> None:
-    """Multiplies the weights by the factor."""
-    if factor != 1:
-        for weight in weights:
-            weight.mul_(factor)
+        return largest(ratio, choice, lambda lower: self.choose(scores, lower), passes, {})

@@ -1,18 +1,23 @@
-"""How does the loss change with each weight?
+"""What do batches tell of each weight: how does the loss change with it, and what does it multiply?
 
-Gradients are asked for rather than accumulated: nothing is left in ``.grad``. Only parameters that
-train have one; it is 0 where the loss does not depend on them.
+Only parameters that train are looked at. Gradients are computed without ``.grad``, which stays as
+it is; they are 0 where the loss does not depend on a weight.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-LAYERS = (
+from refine.batches import Batch
+from refine.pruning import Batches, Loss, Tensors
+
+Layer = nn.Linear | nn.modules.conv._ConvNd
+LAYERS: tuple[type[Layer], ...] = (
     nn.Linear,
     nn.Conv1d,
     nn.Conv2d,
@@ -21,9 +26,13 @@ LAYERS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+SAMPLE_GRADIENTS_AT_ONCE = 2**26  # numbers: 256 MiB in single precision
+# Where the gradients of single examples are faster one by one: together they make grouped
+# convolutions, which take 1.2 to 4 times as long on a CPU.
+ONE_BY_ONE = ("cpu",)
 
 
-def at_least_one(batches: Iterable) -> Iterator[tuple[Tensor, Tensor]]:
+def at_least_one(batches: Batches) -> Iterator[Batch]:
     """The batches; ValueError at the end if there was none."""
     empty = True
     for batch in batches:
@@ -33,17 +42,19 @@ def at_least_one(batches: Iterable) -> Iterator[tuple[Tensor, Tensor]]:
         raise ValueError("this importance needs data, and was given no batch of (inputs, targets)")
 
 
-def input_scales(model: nn.Module, batches: Iterable) -> dict[str, Tensor]:
+def input_scales(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
     """For each weight of a linear layer or convolution that trains, the root mean square of the
-    values that it multiplies over examples and positions, padding among them, in the weight's
+    values that it multiplies, over all examples and positions (padding included), in the weight's
     shape. Layers that were not called are left out."""
     names = {id(weight): name for name, weight in model.named_parameters()}
     squares: dict[str, Tensor] = {}
     positions: dict[str, int] = {}
 
     @torch.no_grad()
-    def note(kind: type[nn.Module], layer: nn.Module, args: tuple, kwargs: dict) -> None:
-        values = args[0] if args else kwargs["input"]
+    def note(
+        kind: type[Layer], layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        values: Tensor = args[0] if args else kwargs["input"]
         if kind is nn.Linear:
             values = values.reshape(-1, values.shape[-1])
         elif values.dim() < layer.weight.dim():  # an example on its own
@@ -56,8 +67,10 @@ def input_scales(model: nn.Module, batches: Iterable) -> dict[str, Tensor]:
 
     with ExitStack() as hooks, torch.no_grad():
         for layer in model.modules():
-            kind = next((kind for kind in LAYERS if isinstance(layer, kind)), None)
-            if kind and id(layer.weight) in names and layer.weight.requires_grad:
+            if not isinstance(layer, LAYERS):
+                continue
+            if id(layer.weight) in names and layer.weight.requires_grad:
+                kind = next(kind for kind in LAYERS if isinstance(layer, kind))
                 hook = layer.register_forward_pre_hook(partial(note, kind), with_kwargs=True)
                 hooks.callback(hook.remove)
         for inputs, _ in at_least_one(batches):
@@ -68,39 +81,29 @@ def input_scales(model: nn.Module, batches: Iterable) -> dict[str, Tensor]:
     }
 
 
-def _summed_by_weight(
-    kind: type[nn.Module], layer: nn.Module, values: Tensor
-) -> tuple[Tensor, int]:
+def _summed_by_weight(kind: type[Layer], layer: Layer, values: Tensor) -> tuple[Tensor, int]:
     """The sum of the ``values`` (of one example) that each weight multiplies, and at how many
-    positions it does.
+    positions it multiplies one.
 
-    These layers are linear in their weights, so it is the gradient of the sum of their outputs,
-    whatever the stride, dilation, padding or groups.
+    These layers are linear in their weights, so the sum is the gradient of the sum of their
+    outputs, whatever the stride, dilation, padding or groups.
     """
     largest = values.amax().clamp_(min=torch.finfo(values.dtype).tiny)  # squares overflow fp16
     values = values / largest
-    # Without autocast, which may have kept a copy of the weight that no gradient goes through.
+    forward: Callable[..., Tensor] = kind.forward  # of the class, without hooks
+    # Without autocast, which may have kept a copy of the weight that passes no gradient on.
     with torch.enable_grad(), torch.autocast(values.device.type, enabled=False):
-        outputs = kind.forward(layer, values.to(layer.weight.dtype))
+        outputs = forward(layer, values.to(layer.weight.dtype))
         (sums,) = torch.autograd.grad(outputs.sum(), layer.weight)
     places = values if getattr(layer, "transposed", False) else outputs
     return sums.to(values.dtype) * largest, places[0, 0].numel()
 
 
-SAMPLE_GRADIENTS_AT_ONCE = 2**26  # numbers: 256 MiB in single precision
-# Where examples one by one are faster: together they make grouped convolutions, which take 1.2 to
-# 4 times as long on a CPU.
-ONE_BY_ONE = ("cpu",)
-
-
 def summed_over_batches(
-    model: nn.Module,
-    batches: Iterable,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    term: Callable[[Tensor, int], Tensor],
+    model: nn.Module, batches: Batches, loss: Loss, term: Callable[[Tensor, int], Tensor]
 ) -> tuple[dict[str, Tensor], int]:
-    """The sum over the batches of ``term(w * g, inputs in the batch)``, where g is the gradient of
-    a batch's mean loss, and the number of batches. At least in single precision."""
+    """The sum over the batches of ``term(w * g, examples in the batch)``, where g is the gradient
+    of a batch's mean loss, and the number of batches. At least in single precision."""
     weights, sums, count = _trained(model), _zeros(model), 0
     for inputs, targets in at_least_one(batches):
         gradients = _gradients(model, inputs, targets, loss)
@@ -111,9 +114,7 @@ def summed_over_batches(
     return sums, count
 
 
-def mean_gradients(
-    model: nn.Module, batches: Iterable, loss: Callable[[Tensor, Tensor], Tensor]
-) -> dict[str, Tensor]:
+def mean_gradients(model: nn.Module, batches: Batches, loss: Loss) -> dict[str, Tensor]:
     """The mean over the batches of the gradient of a batch's mean loss, in the weights' type."""
     weights, sums, count = _trained(model), _zeros(model), 0
     for inputs, targets in at_least_one(batches):
@@ -124,9 +125,7 @@ def mean_gradients(
     return {name: total.div_(count).to(weights[name].dtype) for name, total in sums.items()}
 
 
-def mean_squared_gradients(
-    model: nn.Module, batches: Iterable, loss: Callable[[Tensor, Tensor], Tensor]
-) -> dict[str, Tensor]:
+def mean_squared_gradients(model: nn.Module, batches: Batches, loss: Loss) -> dict[str, Tensor]:
     """The mean over all examples of the squared gradient of one example's loss."""
     weights, sums, count = _trained(model), _zeros(model), 0
     chunk = max(1, SAMPLE_GRADIENTS_AT_ONCE // sum(weight.numel() for weight in weights.values()))
@@ -134,17 +133,16 @@ def mean_squared_gradients(
     for inputs, targets in at_least_one(batches):
         count += len(inputs)
         together = together and inputs.device.type not in ONE_BY_ONE
-        for part in zip(inputs.split(chunk), targets.split(chunk), strict=True):
+        for part in zip(torch.split(inputs, chunk), torch.split(targets, chunk), strict=True):
             if together:
                 try:
-                    for name, gradients in _together(model, *part, loss).items():
-                        sums[name] += gradients.to(sums[name].dtype).square().sum(0)
+                    for name, each in _together(model, *part, loss).items():
+                        sums[name] += each.to(sums[name].dtype).square().sum(0)
                     continue
-                except Exception:  # of many kinds; the example's own error comes again below
+                except Exception:  # any: an example's own error comes again below
                     together = False
-            for one in zip(part[0].split(1), part[1].split(1), strict=True):
-                gradients = _gradients(model, *one, loss)
-                for name, gradient in zip(weights, gradients, strict=True):
+            for one in zip(torch.split(part[0], 1), torch.split(part[1], 1), strict=True):
+                for name, gradient in zip(weights, _gradients(model, *one, loss), strict=True):
                     sums[name] += gradient.to(sums[name].dtype).square()
     return {name: total.div_(count) for name, total in sums.items()}
 
@@ -163,32 +161,31 @@ def _zeros(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _gradients(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Callable) -> list[Tensor]:
-    """Of the batch's mean loss, for each parameter that trains."""
+def _gradients(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> list[Tensor]:
+    """The gradient of the batch's mean loss for each parameter that trains."""
     with torch.enable_grad(), _recurrent_in_evaluation(model):
         value = loss(model(inputs), targets)
         found = torch.autograd.grad(value, [*_trained(model).values()], materialize_grads=True)
     return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in found]
 
 
-def _together(
-    model: nn.Module, inputs: Tensor, targets: Tensor, loss: Callable
-) -> dict[str, Tensor]:
+def _together(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> Tensors:
     """The gradient of every example's loss, (examples, *shape) for each parameter that trains."""
 
     def of_one(weights: dict[str, Tensor], one: Tensor, target: Tensor) -> Tensor:
-        outputs = functional_call(model, weights, (one.unsqueeze(0),))
+        outputs: Tensor = functional_call(model, weights, (one.unsqueeze(0),))
         return loss(outputs, target.unsqueeze(0))
 
     weights = {name: weight.detach() for name, weight in _trained(model).items()}
     with torch.enable_grad(), _recurrent_in_evaluation(model):
-        return vmap(grad(of_one), in_dims=(None, 0, 0))(weights, inputs, targets)
+        found: Tensors = vmap(grad(of_one), in_dims=(None, 0, 0))(weights, inputs, targets)
+    return found
 
 
 @contextmanager
 def _recurrent_in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Without cuDNN where it would refuse: it has no backward pass of recurrent layers in
-    evaluation mode."""
+    """Turns cuDNN off for networks with recurrent layers: in evaluation mode it has no backward
+    pass of these."""
     before = torch.backends.cudnn.enabled
     if any(isinstance(layer, nn.RNNBase) for layer in model.modules()):
         torch.backends.cudnn.enabled = False

@@ -1,9 +1,9 @@
-"""What does every tensor lose when all weights are ranked by their LAMP score?
+"""How many weights does each tensor lose when all are ranked by their LAMP score?
 
-A layer's scores s in ascending order; LAMP(u) = s_u^2 / (the sum of s_v^2 over v >= u), of the
-layer's survivors; then one ranking over all layers (Lee et al. 2021, arXiv:2010.07611). The LAMP
-score rises with s, so that a layer's part in the ranking is a rank inside it: as in
-``refine.sparsity.ranking`` a sample brackets that rank, and only what the brackets hold is sorted.
+With the scores s of a layer's survivors in ascending order, LAMP(u) = s_u^2 / (the sum of s_v^2
+over v >= u); one ranking then holds all layers (Lee et al. 2021, arXiv:2010.07611). LAMP rises with
+s, so what a layer loses are its lowest scores up to some rank. As in ``refine.sparsity.ranking``, a
+sample brackets that rank, and only the scores inside the bracket are sorted.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from refine.sparsity.ranking import Part
 
 
 class Layer(NamedTuple):
-    """What a bracket leaves of a layer: a count below, LAMP scores inside, a count above."""
+    """A layer split by a bracket: how many scores are below, the LAMP scores of those inside, and
+    how many are above."""
 
     below: int
     inside: Tensor
@@ -28,8 +29,8 @@ class Layer(NamedTuple):
 def lamp_counts(parts: Sequence[Part], count: int) -> list[int]:
     """How many of each part are among the ``count`` that score lowest; never a part's highest.
 
-    Scores may have a sign: those of a layer that has negative ones are raised by its lowest first.
-    ValueError if a score is NaN or infinite.
+    Scores may be negative: those of such a layer are first raised by its lowest. ValueError if a
+    score is NaN or infinite.
     """
     shifts = [shift(part) for part in parts]
     sizes = [ranking.survivors(alive) for _, alive in parts]
@@ -40,25 +41,30 @@ def lamp_counts(parts: Sequence[Part], count: int) -> list[int]:
         zero_count(part, shift, size)
         for part, shift, size in zip(parts, shifts, sizes, strict=True)
     ]
-    if count <= sum(zeros):  # all score 0, so the first go
+    if count <= sum(zeros):  # all of them score 0, so the first ones go
         return ranking.Threshold(0.0, [0] * len(parts), zeros).counts(count)
     samples = [sampled(*part, size) for part, size in zip(parts, sizes, strict=True)]
     ranks = estimate(samples, sizes, shifts, count)
     margins = [4.0] * len(parts)  # standard deviations of a rank in a sample, at most
-    layers: list[Layer | None] = [None] * len(parts)
+
+    def split(i: int) -> Layer:
+        low, high = bracket(samples[i], sizes[i], ranks[i], margins[i])
+        return bracketed(parts[i], low, high, shifts[i])
+
+    layers = [split(i) for i in range(len(parts))]
     while True:
-        for i, part in enumerate(parts):
-            if layers[i] is None:
-                low, high = bracket(samples[i], sizes[i], ranks[i], margins[i])
-                layers[i] = bracketed(part, low, high, shifts[i])
         taken = lowest_inside(layers, count - sum(layer.below for layer in layers))
-        missed = False
-        for i, (layer, chosen) in enumerate(zip(layers, taken, strict=True)):
+        missed = [
+            i
+            for i, (layer, chosen) in enumerate(zip(layers, taken, strict=True))
             # If some but not all inside go, all below do and none above does: scores only rise.
-            if (chosen == 0 and layer.below) or (chosen == len(layer.inside) and layer.above):
-                layers[i], margins[i], missed = None, margins[i] * 8, True
+            if (chosen == 0 and layer.below) or (chosen == len(layer.inside) and layer.above)
+        ]
         if not missed:
             return [layer.below + chosen for layer, chosen in zip(layers, taken, strict=True)]
+        for i in missed:
+            margins[i] *= 8
+            layers[i] = split(i)
 
 
 def lamp_scores(ascending: Tensor, rest: float) -> Tensor:
@@ -77,13 +83,13 @@ def shift(part: Part) -> float:
 
 
 def zero_count(part: Part, zero: float, size: int) -> int:
-    """How many of the layer's scores are its zero, but for the last that is left."""
+    """How many of the layer's scores are ``zero``; one less if they are all."""
     found = sum((piece == zero).count_nonzero() for piece in ranking.living(*part))
     return min(int(found), max(0, size - 1))
 
 
 def sampled(scores: Tensor, alive: Tensor, size: int) -> Tensor:
-    """A part of the layer's scores, or all if they are few, ascending."""
+    """A sample of the layer's scores, or all if they are few, ascending."""
     every = 1 if size <= ranking.FEW else ranking.stride(size)
     dtype = torch.promote_types(scores.dtype, torch.float32)
     return ranking.sample(scores, alive, every, dtype).sort().values
@@ -92,10 +98,10 @@ def sampled(scores: Tensor, alive: Tensor, size: int) -> Tensor:
 def estimate(
     samples: Sequence[Tensor], sizes: Sequence[int], shifts: Sequence[float], count: int
 ) -> list[int]:
-    """About how many of each sample go with the lowest ``count`` of all."""
+    """About how many of each sample are among the lowest ``count`` of all scores."""
     found, weights = [], []
     for sample, size, shift in zip(samples, sizes, shifts, strict=True):
-        stands_for = size / max(1, len(sample))  # so many scores each, in the sums as in the ranks
+        stands_for = size / max(1, len(sample))  # so many scores, in the sums and in the ranks
         found.append(lamp_scores(sample.double() - shift, 0.0) / stands_for)
         weights.append(torch.full_like(found[-1], stands_for))
     ordered, order = ranking.joined(found).sort()
@@ -118,22 +124,23 @@ def bracket(sample: Tensor, size: int, rank: int, margin: float) -> tuple[float,
 
 
 def bracketed(part: Part, low: float, high: float, shift: float) -> Layer:
-    """The layer split at ``low`` and ``high``; sums of squares are of double precision."""
-    below, above, squares, inside = 0, 0, 0.0, []
+    """The layer split at ``low`` and ``high``; squares are summed in double precision."""
+    below, above, squares, inside = [], [], [], []
     for piece in ranking.living(*part):
         if low > -inf:
-            below = below + (piece < low).count_nonzero()
+            below.append((piece < low).count_nonzero())
         if high < inf:
             higher = piece > high
-            above = above + higher.count_nonzero()
+            above.append(higher.count_nonzero())
             rest = ranking.zero_where(~higher, piece.double().sub_(shift))
-            squares = squares + rest.dot(rest)
+            squares.append(rest.dot(rest))
         inside.append(piece[(piece >= low) & (piece <= high)])
     ascending = torch.cat(inside).sort().values.double().sub_(shift)
-    scores = lamp_scores(ascending, float(squares))
-    if not int(above):
+    scores = lamp_scores(ascending, float(sum(squares)))
+    count_above = int(sum(above))
+    if not count_above:
         scores[-1:] = inf  # the layer's highest never goes
-    return Layer(int(below), scores, int(above))
+    return Layer(int(sum(below)), scores, count_above)
 
 
 def lowest_inside(layers: Sequence[Layer], count: int) -> list[int]:

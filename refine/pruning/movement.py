@@ -1,35 +1,38 @@
 """Is training moving a weight away from zero, or towards it?"""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refine.sparsity.masks import prunable_names
+from refine.pruning import Batches, Loss, Scores, Tensors
+from refine.sparsity.layers import prunable_names
 
 
 class movement:
     """-w g, summed over the training steps since ``begin_epoch``: low where training shrinks a
     weight (Sanh et al. 2020, arXiv:2005.07683).
 
-    An importance with a memory: an instance is called like the functions of ``importance``, and
-    ``observe`` must see every step. A prunable weight that had no gradient has not moved: 0.
+    An importance with a memory (``importance.StatefulImportance``): ``observe`` must see every
+    step. A prunable weight that had no gradient has not moved: it scores 0.
     """
+
+    needs_steps = True
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
 
     def begin_epoch(self) -> None:
-        """Forgets the steps so far."""
+        """Forgets all steps before."""
         self._sums = {}
 
     @torch.no_grad()
     def observe(self, weights: Mapping[str, nn.Parameter], scale: Tensor | None = None) -> None:
-        """Notes the gradients of ``weights``, just before an optimizer steps on them.
+        """Adds the gradients of ``weights``, just before an optimizer steps on them.
 
-        scale: what the gradients are still multiplied by, as with fused optimizers in fp16; not
-        finite if they overflowed and the step will be skipped.
+        scale: a factor that is still in the gradients, as with fused optimizers in fp16; not finite
+            if they overflowed and the step will be skipped.
         """
         for name, weight in weights.items():
             gradient = weight.grad
@@ -48,12 +51,7 @@ class movement:
                 term = weight * (gradient.to(total.dtype) / scale.to(weight.device))
                 total.sub_(torch.where(scale.to(weight.device).isfinite(), term, 0.0))
 
-    def __call__(
-        self,
-        model: nn.Module,
-        batches: Iterable,
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    ) -> dict[str, Tensor]:
+    def __call__(self, model: nn.Module, batches: Batches, loss: Loss = F.cross_entropy) -> Scores:
         """The sums; ValueError if no step was observed since ``begin_epoch``."""
         if not self._sums:
             raise ValueError("movement has seen no training step since the epoch began")
@@ -64,10 +62,10 @@ class movement:
                 scores[name] = total.to(weights[name].device, copy=True)
         return scores
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> Scores:
         """The sums by name."""
         return dict(self._sums)
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from the sums of a ``state_dict``."""
+    def load_state_dict(self, state: Tensors) -> None:
+        """Continues from the sums of a ``state_dict``."""
         self._sums = {name: total.clone() for name, total in state.items()}

@@ -1,8 +1,8 @@
 """What does a run leave, and where?
 
 A run owns its directory: it makes it, never takes another run's, and removes it again if it fails
-before it has measured anything. While it runs it holds a lock there, which the system takes back
-from a process that dies.
+before it has measured anything. While it runs it holds a lock there, which the system releases if
+the process dies.
 """
 
 import contextlib
@@ -11,21 +11,18 @@ import io
 import json
 import logging
 import math
-import platform
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict, fields
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-import refine
 from refine.errors import SettingError
+from refine.records.environment import versions
 from refine.records.files import append_text, write_text
 from refine.records.rows import (
     CACHE_DIRECTORY,
@@ -46,14 +43,13 @@ from refine.records.rows import (
 log = logging.getLogger("refine")
 TABLES = {EpochRow: EPOCHS_FILE, CycleRow: CYCLES_FILE, EpisodeRow: EPISODES_FILE}
 Row = EpochRow | CycleRow | EpisodeRow
-PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "safetensors")
-LOCK_SECONDS = 1.0  # a sweep that looks whether somebody is at a run has its lock for a moment
+LOCK_SECONDS = 1.0  # a sweep that asks whether a run is being run holds its lock for a moment
 ENVIRONMENT_FILE = "environment.json"
 FILES = (
     EPOCHS_FILE, CYCLES_FILE, EPISODES_FILE, SUMMARY_FILE, LOG_FILE, FIGURE_FILE, CONFIG_FILE,
     ENVIRONMENT_FILE, LOCK_FILE, "model.safetensors", *CHECKPOINT_FILES,
 )  # fmt: skip
-# What makes a resolved configuration one that refine-run takes: --config-path RUN_DIRECTORY.
+# With this header, refine-run --config-path RUN_DIRECTORY accepts a resolved configuration.
 RERUN_HEADER = """\
 # This run's configuration, resolved. The same run again: refine-run --config-path DIRECTORY
 # To go on with it: refine-run resume=DIRECTORY
@@ -73,80 +69,84 @@ hydra:
 
 
 class Busy(SettingError):
-    """A run's directory in which another process is running."""
+    """Another process is running in the run's directory."""
 
 
 class RunDirectory:
-    """A run's own directory, made at once; a context that keeps ``run.log``.
+    """A run's own directory, made when this is constructed; a context that writes ``run.log``.
 
     ``path=None`` means ``results/runs/<date>/<time>`` below the working directory. SettingError if
-    the path is taken or cannot be written. ``again``: it may hold an earlier part of this run; then
-    it stays whatever happens, and a failure is recorded in it.
+    the path is taken or cannot be written. With ``again`` it may hold an earlier part of this run;
+    then it stays whatever happens, and a failure is recorded in it.
     """
 
     def __init__(self, path: str | None, *, again: bool = False):
         self._again = again
-        self.keep = again  # also if nothing was measured
+        self.keep = again  # the directory stays even if nothing was measured
         self.path, self._lock, self._made = _claim(path, again)
         self._columns: dict[type, list[str]] = {}
         self._ended = False
-        self._handler = logging.FileHandler(self.path / LOG_FILE, encoding="utf-8")
+        self._handler = _LogFile(self.path / LOG_FILE, encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self._handler.handleError = lambda record: None  # a full disk shall not end in tracebacks
         log.addHandler(self._handler)
         log.setLevel(logging.DEBUG)  # tracebacks too; the terminal shows less
 
     def __enter__(self) -> "RunDirectory":
         return self
 
-    def __exit__(self, kind: type | None, error: object, traceback: object) -> None:
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if isinstance(error, Exception) and self._again and not self._ended:
             log.debug("where it failed", exc_info=error)
-            if _status(self.path) in (None, "failed"):  # else nothing of it was touched
+            if _status(self.path) in (None, "failed"):  # else this run has touched nothing
                 with contextlib.suppress(OSError):  # the disk may be what failed
                     self.summarize({"status": "failed", "reason": str(error) or repr(error)})
         log.removeHandler(self._handler)
         with contextlib.suppress(OSError):
             self._handler.close()
-        if kind is not None and EpochRow not in self._columns and not self.keep:
+        if error_type is not None and EpochRow not in self._columns and not self.keep:
             self._discard()
         self._lock.release()
 
     def describe(self, config: DictConfig, environment: dict[str, Any]) -> None:
-        """Writes ``config.yaml`` (resolved) and ``environment.json``, in which every later part of
-        the run is added under ``resumed``."""
-        settings = OmegaConf.to_container(config, resolve=True)
-        settings |= {"output_dir": None, "resume": None}  # the same run again has its own
+        """Writes ``config.yaml`` (resolved) and ``environment.json``, which lists the later parts
+        of a resumed run under ``resumed``."""
+        settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+        settings |= {"output_dir": None, "resume": None}  # of another start they are others
         write_text(self.path / CONFIG_FILE, RERUN_HEADER + OmegaConf.to_yaml(settings))
         now = versions() | environment
         path = self.path / ENVIRONMENT_FILE
-        with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
+        with contextlib.suppress(OSError, ValueError):  # it does not exist, or is damaged
             first = json.loads(path.read_text(encoding="utf-8"))
             now = first | {"resumed": [*first.get("resumed", []), now]}
         write_text(path, _json(now))
 
     def begin_again(self, rows: list[Row]) -> None:
-        """Makes the tables hold ``rows`` and no others, and the run one that has not ended."""
+        """Rewrites the tables so that they hold only ``rows``, and removes the summary."""
         (self.path / SUMMARY_FILE).unlink(missing_ok=True)
-        # of a process that was killed while writing
+        # A process that was killed while it wrote has left these.
         for part in (*self.path.glob(".*.part"), *self.path.glob(f"{CACHE_DIRECTORY}/.*.part")):
             part.unlink()
-        for kind, name in TABLES.items():
-            own = [row for row in rows if isinstance(row, kind)]
+        for row_type, name in TABLES.items():
+            own = [row for row in rows if isinstance(row, row_type)]
             if own:
                 write_text(self.path / name, "".join(self._lines(row) for row in own))
             else:
                 (self.path / name).unlink(missing_ok=True)
 
     def record(self, row: Row) -> None:
-        """Appends a row to the table of its kind, and to the disk."""
+        """Appends a row to the table of its type; it is on the disk when this returns."""
         append_text(self.path / TABLES[type(row)], self._lines(row))
 
     def _lines(self, row: Row) -> str:
-        """The row as a line of CSV, after the header if it is the first of its kind."""
+        """The row as a line of CSV, after the header if it is the table's first."""
         values = asdict(row)
         first = type(row) not in self._columns
-        if first:  # optional columns are there if the first row has them
+        if first:  # an optional column exists if the first row has a value in it
             optional = {entry.name for entry in fields(row) if entry.default is None}
             self._columns[type(row)] = [
                 name for name in values if name not in optional or values[name] is not None
@@ -160,35 +160,43 @@ class RunDirectory:
         return text.getvalue()
 
     def summarize(self, summary: dict[str, Any]) -> None:
-        """Writes ``summary.json``; only a run that has ended has one."""
+        """Writes ``summary.json``, which says that the run has ended, and how."""
         write_text(self.path / SUMMARY_FILE, _json(summary))
         self._ended = True
 
     def _discard(self) -> None:
-        """Removes the run's files and the directories that were made for it."""
+        """Removes the run's files, and the directories that were made for it."""
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / CACHE_DIRECTORY, ignore_errors=True)
         for directory in self._made:
             try:
                 directory.rmdir()
-            except OSError:  # another run has come into it
+            except OSError:  # another run is in it by now
                 break
+
+
+class _LogFile(logging.FileHandler):
+    """A log without tracebacks of its own on stderr, which a full disk would cause."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Ignores that a line could not be written."""
 
 
 def _status(path: Path) -> str | None:
     """How the run in ``path`` ended, as its summary says."""
     try:
-        return json.loads((path / SUMMARY_FILE).read_text(encoding="utf-8"))["status"]
+        status: str | None = json.loads((path / SUMMARY_FILE).read_text("utf-8"))["status"]
+        return status
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _claim(asked: str | None, again: bool) -> tuple[Path, FileLock, list[Path]]:
-    """Makes the run's directory and locks it; also says which directories had to be made,
+    """Makes the run's directory and locks it; also returns which directories had to be made,
     innermost first.
 
-    Of two processes with the same path one has the lock, and the other is told.
+    Of two processes with the same path one gets the lock, and the other an error.
     """
     wanted = Path(asked or f"results/runs/{datetime.now():%Y-%m-%d/%H-%M-%S}")
     attempt = 1
@@ -215,38 +223,11 @@ def _claim(asked: str | None, again: bool) -> tuple[Path, FileLock, list[Path]]:
                 continue
             problem = "exists and is not empty" if path.is_dir() else "is not a directory"
             raise SettingError("output_dir", f"{path} {problem}; choose another") from None
-        except (OSError, RuntimeError) as error:  # RuntimeError: ~somebody who does not exist
+        except (OSError, RuntimeError) as error:  # RuntimeError: the home of an unknown user
             reason = getattr(error, "strerror", None) or error
             raise SettingError(
                 "output_dir", f"{path!s:.80} cannot be made ({reason}); choose another place"
             ) from None
-
-
-def versions() -> dict[str, Any]:
-    """Versions of what runs, the git commit of the package's checkout, and the command."""
-    return {
-        "runtime-refinement": refine.__version__,
-        "git_commit": _git_commit(),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        **{name: version(name) for name in PACKAGES},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout that the package runs from, + if it was changed since."""
-    home = Path(refine.__file__).parent
-    try:
-        if not (home.parent / ".git").exists():
-            return None
-        ask = ["git", "-C", str(home), "describe", "--always", "--abbrev=40", "--dirty=+"]
-        return subprocess.run(
-            ask, capture_output=True, text=True, timeout=5, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _json(value: Any) -> str:

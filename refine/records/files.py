@@ -1,4 +1,4 @@
-"""How does what is written become whole or not at all?"""
+"""How is a file written whole or not at all?"""
 
 import os
 import signal
@@ -6,13 +6,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yields a neighbour of ``path`` to write to; it takes the name ``path`` once it is on disk.
+    """Yields a temporary file beside ``path`` to write to; once on disk, it is renamed to ``path``.
 
-    A reader sees the old file or the new one, never a part; on an error the old one stays. The
+    A reader sees the old file or the new one, never a part; on an error the old one stays. The new
     name is on disk too when this returns.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -38,7 +39,7 @@ def _sync(directory: Path) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """An OSError names the file; one of a full disk does not by itself."""
+    """An OSError names the file, which that of a full disk does not by itself."""
     try:
         yield
     except OSError as error:
@@ -47,12 +48,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Appends ``text`` to ``path`` and to the disk; all of it, or on an error none."""
+    """Appends ``text`` to ``path``, all of it or, on an error, none; then it is on the disk."""
     with _naming(path), path.open("ab", buffering=0) as file:
         size = file.tell()
         try:
             left = memoryview(text.encode())
-            while left:  # a nearly full disk takes a part of it and says so only then
+            while left:  # a nearly full disk first takes a part and fails only then
                 left = left[file.write(left) :]
             os.fsync(file.fileno())
         except OSError:
@@ -70,11 +71,11 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block, so that what belongs together is done together."""
+    """A block whose end Ctrl-C waits for, so that what belongs together is done together."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread is interrupted
         return
-    pressed: list[tuple] = []
+    pressed: list[tuple[int, FrameType | None]] = []
     usual = signal.signal(signal.SIGINT, lambda *event: pressed.append(event))
     try:
         yield

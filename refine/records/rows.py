@@ -1,7 +1,7 @@
-"""What is recorded of an epoch and of a cycle?
+"""What is recorded of an epoch, of a cycle and of a controller's trial, and in which file?
 
-The fields of these rows are the columns of ``metrics.csv`` and ``cycles.csv``. Accuracies and
-sparsities are fractions, losses are nats, times are seconds.
+The fields of these rows are the columns of ``metrics.csv``, ``cycles.csv`` and ``controller.csv``.
+Accuracies and sparsities are fractions, losses are nats, times are seconds.
 """
 
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ class EpochRow:
     learning_rate: float  # of the epoch's last step
     cycles: int  # so far
     epoch_seconds: float  # training and evaluation
-    validation_loss: float | None = None  # columns that are there with a validation split only
+    validation_loss: float | None = None  # these two columns exist only with a validation split
     validation_accuracy: float | None = None
-    task: int | None = None  # columns of a stream of tasks only: which one, from 1
-    average_accuracy: float | None = None  # over the tasks so far, on the test images
-    forgetting: float | None = None  # what the earlier ones have lost since, on average
+    task: int | None = None  # the next four exist only in a stream of tasks; from 1
+    average_accuracy: float | None = None  # over the tasks so far, on test images
+    forgetting: float | None = None  # mean loss of accuracy of the earlier tasks
     task_accuracies: str | None = None  # JSON: one for each task so far
 
 
@@ -43,7 +43,7 @@ class CycleRow:
 
     cycle: int
     epoch: int
-    ratio: float  # share of the survivors that was to be cut; negative: to be grown
+    ratio: float  # share of the survivors to be cut; negative: to be grown
     cut_weights: int
     cut_by_tensor: str  # JSON: parameter name to number of weights cut now
     sparsity: float
@@ -65,8 +65,8 @@ class CycleRow:
     regrowth_seconds: float = 0.0
     memory_examples: int = 0  # what the replay's memory holds
     memory_bytes: int = 0
-    cache_bytes: int = 0  # of what all cycles cut, as it is kept
-    channels: int | None = None  # columns of pruner=structured only: left, of all layers
+    cache_bytes: int = 0  # of what all cycles cut, as it is stored
+    channels: int | None = None  # these two exist only with pruner=structured; left in all layers
     macs: int | None = None  # multiply-accumulates for one image that are left
 
 

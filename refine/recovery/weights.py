@@ -1,4 +1,4 @@
-"""Which weights does a network train on with after a cut?"""
+"""From which weights does training continue after a cut?"""
 
 from typing import Any
 
@@ -16,8 +16,7 @@ class WeightRewind:
     epoch: after which the values are noted; 0 is before training. One copy of the parameters and
         buffers is held from then on, and the masks of tensors that had cut weights by then.
 
-    The model is held as ever: nothing but the loop that trains it holds this object. Optimizers
-    keep what they remember of the later weights.
+    Optimizers keep what they remember of the later weights.
     """
 
     def __init__(self, model: nn.Module, masks: Masks, epoch: int):
@@ -41,11 +40,11 @@ class WeightRewind:
 
     @torch.no_grad()
     def rewind_(self) -> None:
-        """Gives every parameter and buffer its value of then, in place, but for weights that are
-        cut, which are 0.0, and those that were cut then and live now, which stay as they are.
+        """Gives every parameter and buffer the value that was noted, in place. Weights that are cut
+        now stay 0.0; those that were cut when it was noted and live now stay as they are.
         RuntimeError if nothing was noted."""
         if not self._parameters:
-            raise RuntimeError(f"the weights of epoch {self.epoch} were not noted: no way back")
+            raise RuntimeError(f"the weights of epoch {self.epoch} were not noted")
         parameters, buffers = (
             dict(found) for found in (self._model.named_parameters(), self._model.named_buffers())
         )
@@ -59,9 +58,9 @@ class WeightRewind:
             buffers[name].copy_(noted)
         self._masks.zero_cut_()
 
-    def shrunk_(self, smaller: Smaller) -> None:
-        """To be called when channels were taken out of the network: of what was noted, those that
-        stay are what it goes back to."""
+    def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
+        """Called when ``model`` has become ``smaller``: of what was noted, the channels that stay
+        are kept."""
         for noted in (self._parameters, self._buffers, self._alive):
             for name, value in noted.items():
                 noted[name] = smaller.of(name, value)
@@ -75,7 +74,7 @@ class WeightRewind:
             "alive": dict(self._alive),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], model: nn.Module | None = None) -> None:
         """Takes over what ``state_dict`` gave, its epoch too; its tensors may be on another
         device."""
         self.epoch = state["epoch"]

@@ -1,8 +1,8 @@
 """How many of its cut weights does each tensor get back?
 
 Each is a function ``(candidates) -> counts`` for every name in ``candidates.masks``. The counts sum
-to the budget exactly, or to all that is cut if that is less. Which weights return is then always by
-rank inside the tensor.
+to the budget exactly, or to the number of cut weights if that is less. Inside a tensor the weights
+with the highest scores always return.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,18 +14,19 @@ from torch import Tensor
 from refine.records.rows import EpisodeRow
 from refine.regrowth.controller import allocate
 from refine.regrowth.shares import shared
-from refine.sparsity.highest import highest
+from refine.sparsity.ranking import highest
 
 __all__ = ["controller", "cut", "global_", "greedy", "proportional", "uniform"]
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What an allocation may go by.
+    """What an allocation can use.
 
-    scores: the highest first to return. masks: True where a weight lives. budget: how many return.
-    lost: what each tensor lost in this cycle. similarity: computes that of each tensor's feature
-    map with the reference's, at most 1. reward: measures counts, the higher the better.
+    scores: the highest return first. masks: True where a weight lives. budget: how many return.
+    lost: how many weights each tensor lost in this cycle. similarity: computes how similar each
+    tensor's feature map is to the reference's, at most 1. reward: measures how good counts are, the
+    higher the better.
     """
 
     scores: Mapping[str, Tensor]
@@ -42,7 +43,7 @@ class Candidates:
 
 
 def cut(candidates: Candidates) -> dict[str, int]:
-    """What each tensor lost in this cycle, or in that proportion."""
+    """As many as each tensor lost in this cycle, or in proportion to that."""
     return shared(candidates.lost, candidates.capacities, candidates.budget)
 
 
@@ -52,7 +53,7 @@ def uniform(candidates: Candidates) -> dict[str, int]:
 
 
 def global_(candidates: Candidates) -> dict[str, int]:
-    """One ranking of all cut weights; a tensor gets back those of its own that rank highest."""
+    """One ranking of all cut weights: each tensor gets back those of its own that rank highest."""
     dead = {name: ~mask for name, mask in candidates.masks.items()}
     count = min(candidates.budget, sum(candidates.capacities.values()))
     marked = highest(candidates.scores, dead, count)
@@ -60,7 +61,8 @@ def global_(candidates: Candidates) -> dict[str, int]:
 
 
 def greedy(candidates: Candidates) -> dict[str, int]:
-    """All that the tensor least like the reference has lost, then the next (arXiv:2511.11675)."""
+    """All cut weights of the tensor that is least similar to the reference, then those of the next
+    (arXiv:2511.11675)."""
     similarity, capacities = candidates.similarity(), candidates.capacities
     counts, left = dict.fromkeys(capacities, 0), candidates.budget
     for name in sorted(capacities, key=lambda name: similarity[name]):
@@ -70,10 +72,10 @@ def greedy(candidates: Candidates) -> dict[str, int]:
 
 
 def proportional(candidates: Candidates) -> dict[str, int]:
-    """In proportion to how unlike the reference a tensor's feature map is: 1 - SSIM
+    """In proportion to 1 - SSIM, how different a tensor's feature map is from the reference's
     (arXiv:2511.11675)."""
-    unlike = {name: max(0.0, 1 - alike) for name, alike in candidates.similarity().items()}
-    return shared(unlike, candidates.capacities, candidates.budget)
+    different = {name: max(0.0, 1 - alike) for name, alike in candidates.similarity().items()}
+    return shared(different, candidates.capacities, candidates.budget)
 
 
 def controller(
@@ -84,7 +86,7 @@ def controller(
     seed: int = 0,
     on_episode: Callable[[EpisodeRow], None] = lambda row: None,
 ) -> dict[str, int]:
-    """What a policy learns from trials, each of which costs a measured reward
+    """The best counts that a learned policy finds; it measures the reward of every trial
     (arXiv:2511.11675)."""
     counts = dict.fromkeys(candidates.masks, 0)
     return counts | allocate(

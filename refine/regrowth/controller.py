@@ -1,7 +1,7 @@
 """Which allocation of a budget to tensors does a learned policy find?
 
-A recurrent policy goes through the tensors, draws for each a share of what it could take, is told
-how good the whole allocation was, and shifts its probabilities by REINFORCE (arXiv:2511.11675).
+A recurrent policy visits the tensors one after another and draws for each a share of what it could
+take. From the reward of the whole allocation it learns by REINFORCE (arXiv:2511.11675).
 """
 
 import json
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from refine.records.rows import EpisodeRow
 from refine.regrowth.shares import shared
 
-SHARES, HIDDEN = 11, 64  # a tensor takes 0, 0.1, ..., 1 of what it could
+SHARES, HIDDEN = 11, 64  # a tensor takes 0, 0.1, ... or 1 of what it could
 LEARNING_RATE = 5e-3
 BASELINE_DECAY = 0.9
 REWARD_UNIT, LARGEST_ADVANTAGE = 0.005, 100.0  # half a point of accuracy is an advantage of 1
-ENTROPY_FROM, ENTROPY_TO, ENTROPY_UNTIL = 0.40, 0.04, 0.4  # weights, share of the episodes
+ENTROPY_FROM, ENTROPY_TO, ENTROPY_UNTIL = 0.40, 0.04, 0.4  # two weights, a share of the episodes
 
 
 def allocate(
@@ -32,13 +32,13 @@ def allocate(
     seed: int = 0,
     on_episode: Callable[[EpisodeRow], None] = lambda row: None,
 ) -> dict[str, int]:
-    """The counts of the episode with the highest reward; each sums to ``budget``, or to all the
-    capacities if these are less.
+    """The counts of the episode with the highest reward; they sum to ``budget``, or to the sum of
+    the capacities if that is less.
 
-    An episode that was measured is returned, not what the final policy prefers, which need not
-    have been. reward: of counts, as a fraction, the higher the better; to be measured on validation
-    data. seconds: no episode begins after these; there is always one. ``on_episode`` is told of
-    each. The process's generators stay as they are.
+    They were measured, while those that the final policy prefers may never have been. reward: of
+    counts, as a fraction, the higher the better; to be measured on validation data. seconds: no
+    episode begins later than this; there is always at least one. ``on_episode`` is called with each
+    episode's row. The process's generators stay as they are.
     """
     if not capacities:
         return {}
@@ -46,7 +46,8 @@ def allocate(
     generator = torch.Generator().manual_seed(seed)
     policy = Policy(generator)
     optimizer = torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE)
-    best, best_counts, baseline = -inf, {}, None
+    best, best_counts = -inf, dict[str, int]()
+    baseline: float | None = None
     for episode in range(1, max(episodes, 1) + 1):
         if episode > 1 and time.perf_counter() - start > seconds:
             break
@@ -81,7 +82,7 @@ class Policy(nn.Module):
 
     def __init__(self, generator: torch.Generator):
         super().__init__()
-        # On "meta" nothing is drawn: the constructors would use the process's generator.
+        # Made on "meta", where the constructors draw nothing from the process's generator.
         self.cell = nn.LSTMCell(SHARES + 3, HIDDEN, device="meta").to_empty(device="cpu")
         self.head = nn.Linear(HIDDEN, SHARES, device="meta").to_empty(device="cpu")
         for parameter in self.parameters():  # torch's own initialisation of both
@@ -92,7 +93,8 @@ class Policy(nn.Module):
     ) -> tuple[dict[str, int], Tensor, Tensor]:
         """Counts, the log-probability of the draws, and the sum of their entropies in nats.
 
-        What the draws leave of the budget goes to the tensors in proportion to what they have left.
+        What the draws leave of the budget is given to the tensors in proportion to what they can
+        still take.
         """
         total = sum(capacities.values())
         budget = remaining = min(budget, total)

@@ -1,10 +1,10 @@
 """Which value does a regrown weight start from?
 
-Each is a function ``(weight, alive, marked, reference, stale, generator) -> values``: a value for
-each ``marked`` position in the order of the index, a tensor of one dimension. ``weight``, ``alive``
-(the mask before), ``marked``, ``reference`` (the denser network's values) and ``stale`` (each
-weight just before it was cut) have one shape; lots are drawn from ``generator``, which is on the
-CPU. Fans are counted as in torch.nn.init.
+Each is a function ``(weight, alive, marked, reference, stale, generator) -> values``: a tensor of
+one dimension with a value for each ``marked`` position, in the order of the index. ``weight``,
+``alive`` (the mask before), ``marked``, ``reference`` (the denser network's values) and ``stale``
+(each weight just before it was cut) have one shape. Random numbers come from ``generator``, which
+is on the CPU. Fans are counted as in torch.nn.init.
 """
 
 from math import sqrt
@@ -23,7 +23,7 @@ def zero(
     stale: Tensor | None,
     generator: torch.Generator,
 ) -> Tensor:
-    """0, so that regrowth leaves the network's outputs as they are (RigL, arXiv:1911.11134)."""
+    """0, so that regrowth does not change the network's outputs (RigL, arXiv:1911.11134)."""
     return weight.new_zeros(int(marked.sum()))
 
 
@@ -84,17 +84,17 @@ def fan_in(
     stale: Tensor | None,
     generator: torch.Generator,
 ) -> Tensor:
-    """N(0, 2 / sparse fan-in), which is how many inputs the weight's own output has after the
-    regrowth (Evci et al. 2020, arXiv:2010.03533)."""
+    """N(0, 2 / sparse fan-in): the sparse fan-in is how many inputs the weight's output has after
+    the regrowth (Evci et al. 2020, arXiv:2010.03533)."""
     inputs = (alive | marked).flatten(1).sum(1) if weight.dim() > 1 else torch.ones_like(marked)
     deviation = (2 / inputs.clamp(min=1)).sqrt().reshape(-1, *[1] * (weight.dim() - 1))
-    lots = torch.randn(int(marked.sum()), generator=generator)
-    return (lots.to(weight.device) * deviation.expand_as(weight)[marked]).to(weight.dtype)
+    normal = torch.randn(int(marked.sum()), generator=generator)
+    return (normal.to(weight.device) * deviation.expand_as(weight)[marked]).to(weight.dtype)
 
 
 def _uniform(weight: Tensor, marked: Tensor, bound: float, generator: torch.Generator) -> Tensor:
-    lots = torch.rand(int(marked.sum()), generator=generator) * 2 - 1
-    return (lots * bound).to(weight.device, weight.dtype)
+    uniform = torch.rand(int(marked.sum()), generator=generator) * 2 - 1
+    return (uniform * bound).to(weight.device, weight.dtype)
 
 
 def _taken(kind: str, values: Tensor | None, weight: Tensor, marked: Tensor) -> Tensor:

@@ -3,9 +3,19 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from refine.sparsity.masks import Masks
+
+
+class Denser(Protocol):
+    """Knows a less sparse network: a ``Reference``, or a cache of what was cut."""
+
+    def denser(self, model: nn.Module, masks: Masks) -> "Reference":
+        """That network, given the present one."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,10 @@ class Reference:
         now = {n: tensor.detach().clone() for n, tensor in _tensors(model).items()}
         values = {name: now.pop(name) for name in masks}
         return cls(values, {name: mask.clone() for name, mask in masks.items()}, now)
+
+    def denser(self, model: nn.Module, masks: Masks) -> "Reference":
+        """Itself, whatever the present network is."""
+        return self
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], names: Iterable[str]) -> "Reference":

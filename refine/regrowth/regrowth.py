@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refine.batches import Batch
 from refine.evaluation.traceless import without_trace
 from refine.regrowth import allocation as regrowth_allocation
 from refine.regrowth import initial as initial_value
 from refine.regrowth import score as regrowth_score
 from refine.regrowth.allocation import Candidates
-from refine.regrowth.reference import Reference
+from refine.regrowth.reference import Denser, Reference
 from refine.regrowth.similarity import feature_similarity
 from refine.rng import stream
-from refine.sparsity.highest import highest
 from refine.sparsity.masks import Masks
+from refine.sparsity.ranking import highest
+from refine.sparsity.shrink import Smaller
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,11 @@ class Regrowth:
     budget: share of all prunable weights that returns; 0 is no regrowth, at no cost.
     target_sparsity: in place of a budget, the share of the prunable weights that stays cut. With
         neither, as many return as were cut since the last regrowth.
-    only_epochs: for how many epochs only the regrown weights are to train; the caller's to heed.
+    only_epochs: for how many epochs a cycle then trains only the regrown weights.
+    reference: the denser network that saliency, reference, greedy and proportional use: a
+        ``Reference``, or a ``Cache`` for what cycles have cut; by default the network's own state
+        before its first cut.
+    trial_steps: training steps on a copy before a controller's regrowth is judged.
 
     ValueError if both a budget and a target are given, or one is outside [0, 1].
     """
@@ -56,9 +62,12 @@ class Regrowth:
     target_sparsity: float | None = None
     only_epochs: int = 0
     seed: int = 0
+    reference: Denser | None = None
+    trial_steps: int = 20
     generator: torch.Generator = field(init=False, repr=False)
     _lost: dict[str, int] = field(init=False, repr=False, default_factory=dict)
     _stale: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
+    _first: Reference | None = field(init=False, repr=False, default=None)  # before the first cut
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.target_sparsity is not None:
@@ -75,15 +84,19 @@ class Regrowth:
 
     @property
     def by_reference(self) -> bool:
-        """Whether it goes by a denser network."""
+        """Whether it uses a denser network."""
         by = {regrowth_score.saliency, regrowth_score.reference, initial_value.reference}
         by |= {regrowth_allocation.greedy, regrowth_allocation.proportional}
         return self.active and not by.isdisjoint((self.score, self.allocation, self.initial))
 
     @torch.no_grad()
-    def note_cut(self, masks: Masks, marked: Mapping[str, Tensor]) -> None:
-        """To be called just before ``masks.cut_(marked)``: remembers what the tensors lose and, if
-        weights return with them, the values."""
+    def note_cut(
+        self, cycle: int, model: nn.Module, masks: Masks, marked: Mapping[str, Tensor]
+    ) -> None:
+        """Called just before ``masks.cut_(marked)``: remembers what the tensors lose, the values if
+        weights return with them, and before the first cut the network, if that is to be used."""
+        if self.by_reference and self.reference is None and self._first is None:
+            self._first = Reference.of(model, masks)
         weights = masks.weights()
         for name, going in marked.items():
             self._lost[name] = self._lost.get(name, 0) + int(going.sum())
@@ -106,8 +119,7 @@ class Regrowth:
         self,
         model: nn.Module,
         masks: Masks,
-        batches: Iterable = (),
-        reference: Reference | None = None,
+        batches: Iterable[Batch] = (),
         loss: Callable[..., Tensor] = F.cross_entropy,
         reward: Callable[[Regrown], float] | None = None,
         count: int | None = None,
@@ -115,10 +127,10 @@ class Regrowth:
         """Scores the cut weights, allocates, chooses, and lets the chosen live.
 
         batches: (inputs, targets) on the model's device, iterable more than once, for scores and
-            feature maps. reference: for what goes by a denser network. reward: for a learned
-            allocation, how good the network would be with this regrown, on validation data; it
-            measures a copy. count: in place of ``self.count(masks)``. ValueError if one is missing
-            that the settings need; then the weights stay as they are.
+            feature maps. reward: for a learned allocation, how good the network would be with this
+            regrown, on validation data; it measures a copy. count: in place of
+            ``self.count(masks)``. ValueError if one is missing that the settings need; then the
+            weights stay as they are.
         """
         count = self.count(masks) if count is None else min(count, masks.prunable - masks.surviving)
         if not count:
@@ -126,6 +138,7 @@ class Regrowth:
             return Regrown(dict.fromkeys(masks, 0), {}, {})
         weights = masks.weights()
         alive = {name: mask.to(weights[name].device) for name, mask in masks.items()}
+        reference = self._denser(model, masks)
         scores = self.score(model, batches, alive, reference, loss, self.generator)
 
         def similarity() -> dict[str, float]:
@@ -136,8 +149,8 @@ class Regrowth:
         def trial(counts: Mapping[str, int]) -> float:
             if reward is None:
                 raise ValueError("this allocation learns from a reward")
-            lots = self.generator.clone_state()  # each trial draws what the regrowth will
-            regrown = self._regrown(weights, alive, scores, counts, reference, lots)
+            draws = self.generator.clone_state()  # each trial draws what the regrowth will
+            regrown = self._regrown(weights, alive, scores, counts, reference, draws)
             with without_trace(model, training=model.training):  # a reward trains, and draws
                 return reward(regrown)
 
@@ -174,15 +187,25 @@ class Regrowth:
                 )
         return Regrown(dict(counts), marked, values)
 
+    def _denser(self, model: nn.Module, masks: Masks) -> Reference | None:
+        if not self.by_reference or self.reference is None:
+            return self._first
+        return self.reference.denser(model, masks)
+
+    def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
+        """Nothing: channels that have left do not grow back."""
+
     def state_dict(self) -> dict[str, Any]:
         """The generator and what was noted of cuts, as tensors and numbers."""
         return {
             "generator": self.generator.get_state(),
             "lost": dict(self._lost),
             "stale": dict(self._stale),
+            "first": vars(self._first) if self._first else {},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], model: nn.Module | None = None) -> None:
         """Brings it to a ``state_dict``."""
         self.generator.set_state(state["generator"])
         self._lost, self._stale = dict(state["lost"]), dict(state["stale"])
+        self._first = Reference(**state["first"]) if state["first"] else None

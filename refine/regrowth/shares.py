@@ -8,11 +8,12 @@ from math import floor
 def shared(
     weights: Mapping[str, float], capacities: Mapping[str, int], budget: int
 ) -> dict[str, int]:
-    """Counts in proportion to ``weights`` (at least 0), none above its capacity, that sum to
-    ``budget`` or, if these are less, to all the capacities.
+    """Counts in proportion to ``weights`` (at least 0), none above its capacity. They sum to
+    ``budget``, or to the sum of the capacities if that is less.
 
-    By largest remainders, equal ones in the order of ``capacities``. What one cannot take goes to
-    the others in their proportion; what those of weight 0 alone can take, by what they have left.
+    Rounded by largest remainders, equal ones in the order of ``capacities``. What one cannot take
+    is given to the others in proportion. What only those of weight 0 can take is given to them in
+    proportion to the room that they have left.
     """
     counts = dict.fromkeys(capacities, 0)
     left = min(budget, sum(capacities.values()))

@@ -1,26 +1,27 @@
-"""How alike are the feature maps of a network and its denser reference?"""
+"""How similar are the feature maps of a network and its denser reference?"""
 
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from refine.batches import Batch
 from refine.evaluation.traceless import without_trace
 from refine.regrowth.reference import Reference
 
-UNKNOWN = 0.5  # of layers that have no map, or one of under SMALLEST pixels a side
+UNKNOWN = 0.5  # for layers without a map, or with one of fewer than SMALLEST pixels a side
 SMALLEST, WINDOW = 3, 7
 
 
 def feature_similarity(
-    model: nn.Module, batches: Iterable, masks: Mapping[str, Tensor], reference: Reference
+    model: nn.Module, batches: Iterable[Batch], masks: Mapping[str, Tensor], reference: Reference
 ) -> dict[str, float]:
     """The structural similarity, at most 1, of each prunable tensor's feature map now and in the
     reference (arXiv:2511.11675).
 
-    The map of a convolution is what it puts out, before any normalisation: channels summed, each
-    image divided by its L1 norm, averaged over the images, scaled to [0, 1]. Two passes over
-    ``batches``, (inputs, targets) on the model's device; memory holds one map a layer.
+    The map of a convolution is its output before any normalisation: summed over the channels, each
+    image divided by its L1 norm, averaged over the images, scaled to [0, 1]. It takes two passes
+    over ``batches``, (inputs, targets) on the model's device, and holds one map for each layer.
     """
     layers = {
         name: module
@@ -34,14 +35,16 @@ def feature_similarity(
 
 
 def _maps(
-    model: nn.Module, batches: Iterable, layers: Mapping[str, nn.Module]
+    model: nn.Module, batches: Iterable[Batch], layers: Mapping[str, nn.Module]
 ) -> dict[str, Tensor]:
     """A map of (height, width) for each of the ``layers``."""
     sums: dict[str, Tensor] = {}
     handles = []
     for name, layer in layers.items():
 
-        def add(module: nn.Module, inputs: tuple, output: Tensor, name: str = name) -> None:
+        def add(
+            module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
+        ) -> None:
             each = output.detach().float().sum(-3).reshape(-1, *output.shape[-2:])
             norms = each.abs().sum((1, 2), keepdim=True)
             total = torch.where(norms > 0, each / norms, 0).sum(0)
@@ -56,7 +59,7 @@ def _maps(
     finally:
         for handle in handles:
             handle.remove()
-    return {name: _scaled(total) for name, total in sums.items()}  # the mean is scaled alike
+    return {name: _scaled(total) for name, total in sums.items()}  # the mean would give the same
 
 
 def _scaled(image: Tensor) -> Tensor:
@@ -67,7 +70,7 @@ def _scaled(image: Tensor) -> Tensor:
 def _similarity(now: Tensor | None, then: Tensor | None) -> float:
     if now is None or then is None or now.shape != then.shape or min(now.shape) < SMALLEST:
         return UNKNOWN
-    # A second to import, so only where it is used.
+    # The import takes a second, so it is done only here.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     side = min(WINDOW, *now.shape)
@@ -78,4 +81,5 @@ def _similarity(now: Tensor | None, then: Tensor | None) -> float:
         kernel_size=side - 1 + side % 2,
         data_range=1.0,
     )
+    assert isinstance(found, Tensor)  # nothing else was asked for
     return float(found)

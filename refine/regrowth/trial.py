@@ -20,7 +20,8 @@ def trial(
     rate: float,
 ) -> nn.Module:
     """A copy of ``model`` with the ``regrown`` weights, after ``steps`` steps of SGD with momentum
-    at ``rate`` on the ``batches``, again and again; the model stays as it is."""
+    at the learning rate ``rate``. The ``batches`` are repeated as needed; ``model`` stays as it is.
+    """
     copy = deepcopy(model)
     weights = dict(copy.named_parameters())
     alive = {name: mask.to(weights[name].device) for name, mask in masks.items()}

@@ -1,8 +1,8 @@
-"""By which penalty are weights pulled towards zero?
+"""Which penalty pulls weights towards zero?
 
-Each kind is a function ``(parameters, weights, strength) -> None`` that adds the penalty's gradient
-to the gradients of ``parameters``, by name. ``strength`` is a number, or one for each channel of
-``weights``. A weight of exactly 0.0, such as one that a mask has cut, is not moved by any of them.
+Each is a function ``(parameters, weights, strength) -> None`` that adds the penalty's gradient to
+the gradients of ``parameters``, by name. ``strength`` is a number, or one for each channel of
+``weights``. None of them moves a weight of exactly 0.0, such as one that a mask has cut.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,22 +34,22 @@ def bn_scale(parameters: Parameters, weights: Weights, strength: float) -> None:
 
 
 def group_norm(parameters: Parameters, weights: Weights, strength: float) -> None:
-    """strength * f * w for all weights of a channel, with f from 1 for the channel of a group with
-    the greatest norm to 16 for that with the least (DepGraph, Fang et al. 2023, arXiv:2301.12900,
-    eq. 5, with its exponent of 4). All 1 where norms are equal."""
+    """strength * f * w for all weights of a channel. Within a group f rises from 1 for the channel
+    with the greatest norm to 16 for that with the least (DepGraph, Fang et al. 2023,
+    arXiv:2301.12900, eq. 5, with its exponent of 4); it is 1 for all if their norms are equal."""
     norms = weights.squared_norms(parameters).sqrt()
     weights.add_decay_(parameters, strength * 2 ** (4 * weights.lag(norms)))
 
 
 def growing_reg(parameters: Parameters, weights: Weights, strength: Tensor) -> None:
-    """strength_k * w for all weights of channel k; who grows it is the Regularizer, by ``grown``
-    (GReg, Wang et al. 2021, arXiv:2012.09243, over groups as torch-pruning does it)."""
+    """strength_k * w for all weights of channel k. The Regularizer lets the strengths grow by
+    ``grown`` (GReg, Wang et al. 2021, arXiv:2012.09243, over groups as in torch-pruning)."""
     weights.add_decay_(parameters, strength)
 
 
 def grown(parameters: Parameters, weights: Weights, strength: Tensor, growth: float) -> Tensor:
-    """The next epoch's strengths: by ``growth`` more for a group's channel of the least squared
-    norm, the same for that of the greatest, in proportion between."""
+    """The next epoch's strengths: for the channel of a group with the least squared norm ``growth``
+    more, for that with the greatest no more, and in proportion between them."""
     return strength + growth * weights.lag(weights.squared_norms(parameters))
 
 

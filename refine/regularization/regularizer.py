@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from refine.channels.verify import usable_groups
 from refine.regularization.penalties import Kind, bn_scale, group_norm, growing_reg, grown, l1, none
 from refine.regularization.weights import BATCH_NORM, Weights
-from refine.sparsity.masks import prunable_names
+from refine.sparsity.layers import prunable_names
 from refine.sparsity.shrink import Smaller
 
 # What was published for each, Network Slimming's also for l1.
@@ -154,8 +154,8 @@ class Regularizer:
         self._strengths, self._roots = {}, {}
 
     def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
-        """To be called after ``model`` has become ``smaller``: the strengths of the channels that
-        stay go along, and the model's channels are found anew at the next step."""
+        """Called when ``model`` has become ``smaller``: channels that stay keep their strengths,
+        and the model's channels are found anew at the next step."""
         for root, strengths in self._strengths.items():
             positions = smaller.positions.get(f"{root}.weight".removeprefix("."))
             if positions is not None:
@@ -176,8 +176,8 @@ class Regularizer:
             "roots": {root: list(place) for root, place in self._roots.items()},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from where ``state_dict`` was taken, with a network of the widths of then."""
+    def load_state_dict(self, state: dict[str, Any], model: nn.Module | None = None) -> None:
+        """Continues from a ``state_dict``; the network has the widths that it had there."""
         self._epoch, self._steps, self._step = state["epoch"], state["steps"], state["step"]
         self._grown_epoch = state["grown_epoch"]
         self._strengths = {root: each.cpu() for root, each in state["strengths"].items()}

@@ -1,4 +1,4 @@
-"""Which weights does a penalty pull at, and which of them belong to the same channel?"""
+"""Which weights does a penalty apply to, and which of them belong to the same channel?"""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,11 +13,11 @@ LAYERS = (nn.modules.conv._ConvNd, nn.Linear, BATCH_NORM, nn.LayerNorm)
 
 
 class Weights:
-    """The weights of ``model`` that belong to the channels of ``groups``: of convolutions, linear
-    layers, batch norms and layer norms. All channels are numbered through, group after group.
+    """The weights of convolutions, linear layers, batch norms and layer norms of ``model`` that
+    belong to the channels of ``groups``. All channels are numbered, group after group.
 
-    A group of one channel has no part in it: it cannot be pruned. prunable: names of weights that
-    are pulled at without regard to channels. Of ``model`` only names and sizes are kept.
+    Groups of one channel are left out, as they cannot be pruned. prunable: names of weights for
+    penalties without channels. Of ``model`` only names and sizes are kept.
     """
 
     def __init__(
@@ -31,9 +31,9 @@ class Weights:
         }
         self.widths = {group.root: group.width for group in groups}
         self.count = sum(self.widths.values())
-        # Which dimension of a root's weight is its channels, and how many elements lie between two.
+        # Which dimension of a root's weight is its channels, and how far apart in memory these are.
         self.roots: dict[str, tuple[int, int]] = {}
-        # Of each tensor's dimensions the channel of every index; ``count`` is none.
+        # By tensor and dimension the channel of every index; ``count`` stands for no channel.
         numbers: dict[str, dict[int, Tensor]] = {}
         first = 0
         for group in groups:
@@ -62,22 +62,22 @@ class Weights:
 
     @property
     def device(self) -> torch.device:
-        """Where the channels' numbers lie."""
+        """Where the channels' numbers are."""
         return self._numbers.device
 
     def to_(self, device: torch.device) -> None:
-        """Brings the channels' numbers to where the parameters are."""
+        """Brings the channels' numbers to a device, such as that of the parameters."""
         self._numbers, self._groups = self._numbers.to(device), self._groups.to(device)
 
     def fit(self, parameters: Mapping[str, nn.Parameter]) -> bool:
-        """Whether ``parameters`` are of the sizes that these channels were found in."""
+        """Whether ``parameters`` have the sizes for which these channels were found."""
         return all(
             name in parameters and parameters[name].shape == shape
             for name, shape in self._shapes.items()
         )
 
     def squared_norms(self, parameters: Mapping[str, nn.Parameter]) -> Tensor:
-        """Of every channel the sum of the squares of its weights."""
+        """The sum of the squares of every channel's weights."""
         found = []
         for name, dimensions in self._dimensions.items():
             weight = parameters[name].detach()
@@ -90,8 +90,8 @@ class Weights:
         return squares.new_zeros(self.count + 1).index_add_(0, self._numbers, squares)[:-1]
 
     def lag(self, values: Tensor) -> Tensor:
-        """How far each channel's value is below the greatest of its group, as a share of the way to
-        the least: 0 to 1, and 0 for all of a group of equal values."""
+        """How far each channel's value is below the greatest of its group: from 0 for the greatest
+        to 1 for the least, and 0 for all channels of a group with equal values."""
         start = values.new_zeros(len(self.widths))
         greatest, least = (
             start.scatter_reduce(0, self._groups, values, how, include_self=False)[self._groups]
@@ -101,8 +101,8 @@ class Weights:
         return torch.where(span > 0, (greatest - values) / span, 0.0)
 
     def add_decay_(self, parameters: Mapping[str, nn.Parameter], strengths: Tensor) -> None:
-        """Adds strengths[k] * w to the gradient of every weight w of channel k; a weight that is of
-        two channels, an output of one layer and an input of the next, gets both."""
+        """Adds strengths[k] * w to the gradient of every weight w of channel k. A weight of two
+        channels, one of its layer's outputs and one of its inputs, gets both."""
         each = iter(F.pad(strengths, (0, 1))[self._numbers].split(self._sizes))
         for name, dimensions in self._dimensions.items():
             factors = {dimension: next(each) for dimension in dimensions}
@@ -116,7 +116,8 @@ class Weights:
 
 
 def open_gradient(parameter: nn.Parameter) -> Tensor | None:
-    """The gradient that something can be added to: none of a frozen parameter, or a sparse one."""
+    """The parameter's gradient, if something can be added to it: None if it is sparse or the
+    parameter is frozen."""
     gradient = parameter.grad
     if gradient is None or gradient.is_sparse or not parameter.requires_grad:
         return None

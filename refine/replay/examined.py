@@ -1,4 +1,4 @@
-"""What does the network, as it is now, say of a batch?"""
+"""What does the network, as it is now, predict for a batch?"""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,11 +12,11 @@ from refine.evaluation.features import with_features
 
 
 class Examined:
-    """A batch under a network that is in evaluation mode, without gradients; nothing is computed
-    before it is asked for, and the plain pass only once.
+    """What a network that is in evaluation mode, without gradients, makes of a batch. Nothing is
+    computed before it is asked for, and the plain forward pass only once.
 
-    ``loss(outputs, targets, reduction="none")`` gives a number for each example; ``generator`` is
-    what dropout is drawn from.
+    ``loss(outputs, targets, reduction="none")`` gives a number for each example; dropout draws from
+    ``generator``.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Examined:
         self._made: Tensor | None = None
 
     def losses(self) -> Tensor:
-        """The loss of each example: (N,). ValueError if the loss gives another number of them."""
+        """The loss of each example: (N,). ValueError if the loss gives more or fewer numbers."""
         with self._autocast():
             each = self._loss(self._outputs(), self.targets, reduction="none").float()
         if each.dim() == 0 or len(each) != len(self.targets):
@@ -42,13 +42,13 @@ class Examined:
         return each.flatten(1).mean(1) if each.dim() > 1 else each
 
     def logits(self) -> Tensor:
-        """(N, classes) or, of dense predictions, (N, classes, ...). ValueError if there are not at
-        least two classes."""
+        """(N, classes) or, for dense predictions, (N, classes, ...). ValueError if there are fewer
+        than two classes."""
         return _logits(self._outputs())
 
     def features(self) -> Tensor:
-        """What goes into the linear layer that is called last: (N, features). ValueError if none
-        is called. To be asked for first: the plain pass is then the same one."""
+        """The inputs of the linear layer that is called last: (N, features). ValueError if none is
+        called. To be asked for first, as the same pass then also gives the outputs."""
         with self._autocast():
             self._made, features = with_features(self._model, self._inputs)
         if len(features) != len(self.targets):
@@ -56,8 +56,8 @@ class Examined:
         return features.float()
 
     def under_dropout(self, times: int) -> Tensor:
-        """Logits of passes in which dropout, and nothing else, is as in training: (times, N,
-        classes). ValueError if no module drops anything."""
+        """Logits of passes in which dropout, but nothing else, works as in training: (times, N,
+        classes). ValueError if the network has no dropout."""
         dropping = [
             module
             for module in self._model.modules()
@@ -92,8 +92,8 @@ def _logits(outputs: Tensor) -> Tensor:
 
 @contextmanager
 def _seeded(device: torch.device, generator: torch.Generator) -> Iterator[None]:
-    """torch's own generators of the CPU and ``device`` begin at a lot of ``generator`` and are
-    afterwards as they were: dropout cannot be given another."""
+    """torch's own generators of the CPU and ``device`` are seeded from ``generator`` and afterwards
+    as they were before: dropout can use no others."""
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.random.default_generator.manual_seed(seed)  # manual_seed would seed every GPU

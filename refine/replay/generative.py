@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -21,10 +22,10 @@ class Generative:
     """Trains on examples that a small network makes (deep generative replay, Shin et al. 2017,
     arXiv:1705.08690).
 
-    The network learns from the data in ``training_steps`` steps at every fill, and goes on from
-    what it was. Kept of the data are its weights and how often each of the ``classes`` was seen.
-    Every lot is from a generator of its own. ``hidden`` and ``latent`` are widths; inputs are
-    floats, normalised, of any shape, targets class numbers.
+    In every cycle the network learns ``training_steps`` more steps from the data. What is kept of
+    the data are the network's weights and how often each of the ``classes`` was seen. All random
+    numbers come from a generator of its own. ``hidden`` and ``latent`` are widths; inputs are
+    normalised floats of any shape, targets class numbers.
     """
 
     steps: int
@@ -50,44 +51,29 @@ class Generative:
 
     @property
     def bytes(self) -> int:
-        """How much memory the weights take, and those as they were when the task began."""
+        """How much memory the weights take, and the copy of them from when the task began."""
         networks = [network for network in (self._network, self._before) if network]
         return sum(weight.nbytes for network in networks for weight in network.parameters())
 
     def batches(self, model: nn.Module, data: Iterable[Batch]) -> Iterator[Replayed]:
-        """Trains the network on ``data`` and yields ``steps`` batches that it makes, every task in
-        equal parts and its classes as often as they were seen."""
+        """Trains the network on ``data`` and yields ``steps`` batches that it makes: all tasks are
+        equally likely, and a task's classes as likely as they were seen."""
         if not self.steps:
             return
-        self.keep(model, data)
+        network, seen = self._trained(data)
         for _ in range(self.steps):
-            flat, numbers = self._made(self._network, [*self._closed, self._seen], self.batch_size)
+            flat, numbers = self._made(network, [*self._closed, seen], self.batch_size)
             yield Replayed(flat.view(-1, *self._shape), numbers)
 
     def keep(self, model: nn.Module, data: Iterable[Batch]) -> None:
         """Only trains the network. Nothing if there are no steps. ValueError if there is no batch,
         or the network's loss is not finite."""
-        if not self.steps:
-            return
-        seen, optimizer, loss = 0, None, None
-        for inputs, targets in self._passes(data):
-            if optimizer is None:
-                network = self._on(inputs)
-                optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
-            seen = seen + F.one_hot(targets.long(), self.classes).sum(0)
-            with torch.enable_grad():
-                loss = self._loss(network, inputs.flatten(1).float(), targets)
-                optimizer.zero_grad()
-                loss.backward()
-            optimizer.step()
-        if not loss.isfinite():
-            raise ValueError("a generative replay's loss is not finite; are the inputs normalised?")
-        optimizer.zero_grad()
-        self._seen = seen.cpu().double()
+        if self.steps:
+            self._trained(data)
 
     def begin_task(self) -> None:
-        """Data of another task follows: from now on the network also learns from examples that it
-        makes itself, as it is now, of the tasks so far."""
+        """Data of another task follows: from now on the network also learns from examples of the
+        tasks so far, which a copy of it as it is now makes."""
         if self._seen is not None:
             self._closed.append(self._seen)
             self._seen, self._before = None, deepcopy(self._network)
@@ -112,6 +98,26 @@ class Generative:
         self._seen = state["seen"][0].cpu() if state["seen"] else None
         self.generator.set_state(state["generator"].cpu())
 
+    def _trained(self, data: Iterable[Batch]) -> tuple[VAE, Tensor]:
+        """The network after training on ``data``, and how often each class was seen in it."""
+        batches = self._passes(data)
+        first = next(batches)
+        network = self._on(first[0])
+        optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
+        seen = torch.zeros(self.classes, dtype=torch.int64, device=first[1].device)
+        for inputs, targets in chain([first], batches):
+            seen = seen + F.one_hot(targets.long(), self.classes).sum(0)
+            with torch.enable_grad():
+                loss = self._loss(network, inputs.flatten(1).float(), targets)
+                optimizer.zero_grad()
+                loss.backward()
+            optimizer.step()
+        if not loss.isfinite():
+            raise ValueError("a generative replay's loss is not finite; are the inputs normalised?")
+        optimizer.zero_grad()
+        self._seen = seen.cpu().double()
+        return network, self._seen
+
     def _passes(self, data: Iterable[Batch]) -> Iterator[Batch]:
         left = self.training_steps
         while left:
@@ -125,7 +131,7 @@ class Generative:
                 raise ValueError("replay needs data, and the loader yielded no batch")
 
     def _on(self, inputs: Tensor) -> VAE:
-        """The network, where the inputs are."""
+        """The network, on the inputs' device; a new one at first."""
         if self._network is None:
             self._shape = list(inputs.shape[1:])
             self._network = self._fresh(self.generator)
@@ -144,13 +150,13 @@ class Generative:
         return network
 
     def _loss(self, network: VAE, flat: Tensor, numbers: Tensor) -> Tensor:
-        """Of a batch and, if there are closed tasks, as many made examples of these; every task
-        weighs the same."""
+        """The loss of a batch and, if there are closed tasks, of as many examples that are made of
+        these; every task weighs the same."""
         count, tasks = len(flat), len(self._closed) + 1
         weights = torch.full((count,), 1 / (tasks * count), device=flat.device)
-        if self._closed:
-            made, of = self._made(self._before, self._closed, count)
-            flat, numbers = torch.cat([flat, made]), torch.cat([numbers, of])
+        if self._before is not None:
+            made, classes = self._made(self._before, self._closed, count)
+            flat, numbers = torch.cat([flat, made]), torch.cat([numbers, classes])
             weights = torch.cat([weights, (tasks - 1) * weights])
         return network.loss(flat, numbers, self._noise(len(flat), flat.device), weights)
 

@@ -1,8 +1,8 @@
 """How much is it worth to train on an example again?
 
-Each is a function ``(examined, generator) -> priorities``: one number for each example of a batch,
-the highest kept. ``examined`` is what the network says of the batch (see examined.py), computed
-only where it is asked for; lots come from ``generator``, which is the CPU's.
+Each is a function ``(examined, generator) -> priorities``: one number for each example of a batch;
+the highest are kept. ``examined`` is what the network predicts for the batch (see examined.py),
+computed only where it is asked for. Random numbers come from ``generator``, which is the CPU's.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ PASSES = 8  # under dropout; the spread of their mean is a third of a single pas
 
 
 def uniform(examined: Examined, generator: torch.Generator) -> Tensor:
-    """A number by lot: every subset is equally likely."""
+    """A random number: every subset is equally likely."""
     return torch.rand(len(examined.targets), generator=generator)
 
 
@@ -51,7 +51,7 @@ def disagreement(examined: Examined, generator: torch.Generator) -> Tensor:
 
 
 def _entropy(logs: Tensor) -> Tensor:
-    """Of log-probabilities (N, classes, ...). A probability that vanishes adds 0, not NaN."""
+    """Of log-probabilities (N, classes, ...). A probability of 0 adds 0, not NaN."""
     return torch.special.entr(logs.exp()).sum(1)
 
 

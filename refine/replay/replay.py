@@ -1,4 +1,4 @@
-"""Which examples are kept for the end of a cycle, and in which batches do they come?"""
+"""Which examples are kept for the end of a cycle, and in which batches are they replayed?"""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refine.batches import Batch
-from refine.evaluation.accuracy import in_mode
+from refine.evaluation.traceless import in_mode
 from refine.replay.batch import Replayed
 from refine.replay.examined import Examined
 from refine.replay.memory import Memory, Rows
@@ -21,17 +21,17 @@ from refine.replay.storage import Storage, highest, persists, read_by
 
 @dataclass
 class Replay:
-    """Remembers ``buffer_size`` examples and trains on them; by default those of highest loss.
+    """Keeps ``buffer_size`` examples to train on; by default those of highest loss.
 
-    priority, storage, sampling: functions as the modules of these names have. The memory is filled
-        anew at every cycle in one pass over the data, unless the storage persists; ``steps``
-        batches then come from it. Memory is bounded: at most twice ``buffer_size`` examples and a
-        batch of the data.
+    priority, storage, sampling: functions of the modules of these names. In every cycle the memory
+        is filled anew in one pass over the data, unless the storage persists; then ``steps``
+        batches are taken from it. At most twice ``buffer_size`` examples and a batch of the data
+        are held at a time.
     loss: ``loss(outputs, targets, reduction="none")`` gives a number for each example, as the
         losses of torch.nn.functional do. autocast: the context of the scoring passes.
-    alpha, beta: of ``proportional``; see sampling.py.
-    stream: whether the data is one of tasks, so that what is in memory may yet be closed and
-        belongs to the state even while no task is.
+    alpha, beta: for ``proportional``; see sampling.py.
+    stream: whether several tasks come one after another. The memory is then part of the state even
+        before the first task ends.
     """
 
     priority: Priority = high_loss
@@ -61,12 +61,12 @@ class Replay:
 
     @property
     def bytes(self) -> int:
-        """How much memory they take."""
+        """How much memory these take."""
         return sum(column.nbytes for part in self._memory.parts for column in part.values())
 
     def batches(self, model: nn.Module, data: Iterable[Batch]) -> Iterator[Replayed]:
         """Fills the memory from ``data``, batches on the model's device, and yields ``steps``
-        batches of it."""
+        batches from it."""
         if not self.steps:
             return
         self.keep(model, data)
@@ -85,21 +85,21 @@ class Replay:
             yield Replayed(inputs[places], targets[places], weights, places)
 
     def keep(self, model: nn.Module, data: Iterable[Batch]) -> None:
-        """Only fills the memory, for a task that ends with no cycle due. Nothing if there are no
-        steps."""
+        """Only fills the memory, for a task that ends with no cycle due. Does nothing if there are
+        no steps."""
         if self.steps:
             with in_mode(model, training=False), torch.no_grad():
                 self._memory.fill(self._scored(model, data), self.storage, self.buffer_size)
 
     def begin_task(self) -> None:
-        """Data of another task follows: what is in memory stays beside it, every task with as much
-        room as the others. Nothing changes for a storage that persists."""
+        """Data of another task follows: what is in memory stays, and every task gets an equal share
+        of the room. Nothing changes for a storage that persists."""
         if not persists(self.storage):
             self._memory.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next cycle goes by, as tensors and numbers: without a memory that it fills anew
-        whatever comes."""
+        """What the next cycle needs, as tensors and numbers; a memory that it fills anew is left
+        out."""
         lasts = persists(self.storage) or self._memory.closed or self.stream
         return {
             "generator": self.generator.get_state(),
@@ -123,17 +123,17 @@ class Replay:
                 if priorities.shape != (len(targets),):
                     raise ValueError("a replay priority gives no number for each example")
                 rows["priorities"] = priorities
-            if "lots" in reads:
-                rows["lots"] = _lots(len(targets), self.generator)
+            if "draws" in reads:
+                rows["draws"] = _draws(len(targets), self.generator)
             yield {name: column.to(targets.device) for name, column in rows.items()}
 
     def _examined(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Examined:
         return Examined(model, inputs, targets, self.generator, self.loss, self.autocast)
 
 
-def _lots(count: int, generator: torch.Generator) -> Tensor:
-    """Gumbel-distributed: uniform ones, of which only those next to 1 stay in a long stream, would
-    be equal to each other in single precision."""
+def _draws(count: int, generator: torch.Generator) -> Tensor:
+    """Random numbers with a Gumbel distribution. Of a long stream only the highest stay; uniform
+    ones are then so near to 1 that many are equal in single precision."""
     uniform = torch.rand(count, generator=generator, dtype=torch.float64)
     return -(-uniform.log()).log().float()
 

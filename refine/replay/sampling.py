@@ -1,7 +1,7 @@
 """Which of the examples in memory make the next batch?
 
-Each is a function ``(draw) -> iterator of (places, weights)``, ``draw.steps`` of them: where the
-examples of a batch stand in memory, and by how much the loss of each counts (None: all by 1).
+Each is a function ``(draw) -> iterator of (places, weights)`` that yields ``draw.steps`` of them:
+where the examples of a batch are in memory, and the weight of each one's loss (None: all 1).
 """
 
 from collections.abc import Callable, Iterator
@@ -14,16 +14,16 @@ from refine.replay.sum_tree import SumTree
 
 __all__ = ["proportional", "shuffled"]
 
-SMALLEST = 1e-6  # added to a loss: what is learned by heart is still drawn at times
+SMALLEST = 1e-6  # added to a loss, so that an example whose loss is 0 is still drawn at times
 
 
 @dataclass(frozen=True)
 class Draw:
     """What is to be drawn: ``steps`` batches of ``size`` out of ``count`` examples.
 
-    losses: the loss of the examples at these places under the network as it is when it is called.
-    alpha: how much they count in a draw, from 0, not at all, to 1. beta: how much of that the
-        weights take back, from 0 to 1.
+    losses: the loss of the examples at these places, under the network at the time of the call.
+    alpha: how much losses count in a draw, from 0 (not at all) to 1. beta: how much of that the
+        weights compensate, from 0 to 1.
     """
 
     count: int
@@ -39,7 +39,8 @@ Sampling = Callable[[Draw], Iterator[tuple[Tensor, Tensor | None]]]
 
 
 def shuffled(draw: Draw) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """A random order through the memory, and another one when too few are left for a batch."""
+    """Goes through the memory in a random order; takes a new order when too few are left for a
+    batch."""
     order = torch.empty(0, dtype=torch.long)
     for _ in range(draw.steps):
         if len(order) < draw.size:
@@ -50,11 +51,11 @@ def shuffled(draw: Draw) -> Iterator[tuple[Tensor, Tensor | None]]:
 
 def proportional(draw: Draw) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Prioritised replay (Schaul et al. 2016, arXiv:1511.05952, algorithm 1): an example is drawn
-    with a probability P in proportion to (loss + a little)^alpha, once from each of ``size`` equal
-    slices of the whole, and weighs (count P)^-beta, over the batch's greatest.
+    with a probability P in proportion to (loss + a little)^alpha, one from each of ``size`` equal
+    slices of the whole, and has the weight (count P)^-beta, divided by the batch's greatest.
 
-    Losses are those under the network now, and anew for the examples of a batch that was trained
-    on. A negative one counts as 0.
+    All losses are computed at first, and those of a batch again after it was trained on. A negative
+    loss counts as 0.
     """
     tree = SumTree(draw.count)
 
@@ -68,8 +69,8 @@ def proportional(draw: Draw) -> Iterator[tuple[Tensor, Tensor | None]]:
     for _ in range(draw.steps):
         if chosen is not None:
             renew(chosen)
-        lots = torch.rand(draw.size, generator=draw.generator, dtype=torch.float64)
-        slices = (torch.arange(draw.size) + lots) / draw.size
+        offsets = torch.rand(draw.size, generator=draw.generator, dtype=torch.float64)
+        slices = (torch.arange(draw.size) + offsets) / draw.size
         chosen = torch.from_numpy(tree.find(slices.numpy() * tree.total))
         probability = torch.from_numpy(tree[chosen.numpy()]) / tree.total
         weights = (draw.count * probability) ** -draw.beta

@@ -4,8 +4,8 @@ import numpy as np
 
 
 class SumTree:
-    """Sizes in the leaves of a binary tree whose nodes hold the sum of what is below: a change and
-    a search touch log2(count) nodes. Many at once, level by level; in double precision.
+    """Sizes in the leaves of a binary tree whose nodes hold the sum of what is below: a change or a
+    search touches log2(count) nodes. Many are done at once, level by level; in double precision.
     """
 
     def __init__(self, count: int):
@@ -23,12 +23,12 @@ class SumTree:
         return self._sums[self._first + places]
 
     def __setitem__(self, places: np.ndarray, sizes: np.ndarray) -> None:
-        """Gives these places new sizes, 0 or more; a place that comes twice gets the last one."""
+        """Gives these places new sizes, at least 0; a place named twice gets the last one."""
         nodes = self._first + places
         self._sums[nodes] = sizes
         while nodes[0] > 1:  # all are on one level
             nodes = np.unique(nodes // 2)
-            # Added up anew, rather than changed by the difference: rounding does not pile up.
+            # Summed again rather than changed by the difference, so that rounding does not pile up.
             self._sums[nodes] = self._sums[2 * nodes] + self._sums[2 * nodes + 1]
 
     def find(self, offsets: np.ndarray) -> np.ndarray:
@@ -37,7 +37,7 @@ class SumTree:
         nodes, rest = np.ones(len(offsets), dtype=np.int64), offsets.astype(np.float64)
         for _ in range(self._first.bit_length() - 1):
             left = self._sums[2 * nodes]
-            # An offset can be rounded up to the end of all that is left; there is no one there.
+            # Rounding can put an offset beyond all that is left, where no place is.
             right = (rest >= left) & (self._sums[2 * nodes + 1] > 0)
             rest = np.where(right, rest - left, rest)
             nodes = 2 * nodes + right

@@ -13,9 +13,10 @@ from refine.replay.batch import Replayed
 
 @dataclass
 class Training:
-    """Trains on ``steps`` batches of ``source``, pass after pass, beginning with a new one; the
-    control for every other kind. ``source`` draws its order from a generator of its own, in
-    ``source.generator`` if it has one, so that the epochs' order stays as it is without it."""
+    """Trains on ``steps`` batches of ``source``, pass after pass, starting a new pass in every
+    cycle: the control for all other replays. The order in which ``source`` gives them must come
+    from a generator of its own (``source.generator``, if it is random at all), so that the order of
+    the epochs is the same with and without this replay."""
 
     source: Iterable[Batch]
     steps: int
@@ -24,8 +25,8 @@ class Training:
     bytes = 0
 
     def batches(self, model: nn.Module, data: Iterable[Batch]) -> Iterator[Replayed]:
-        """Yields ``steps`` batches of the source; ``data`` is not looked at. ValueError if a pass
-        has no batch."""
+        """Yields ``steps`` batches of the source; ``data`` is not used. ValueError if a pass has no
+        batch."""
         left = self.steps
         source = OnDevice(self.source, next(model.parameters()).device)
         while left:
@@ -45,14 +46,18 @@ class Training:
         """Nothing is closed."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the source's generator is."""
+        """The state of the source's generator, if it has one."""
         generator = self._generator()
         return {} if generator is None else {"generator": generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Brings the source's generator there."""
-        if state:
-            self._generator().set_state(state["generator"].cpu())
+        """Brings the source's generator to that state. ValueError if it has none."""
+        if not state:
+            return
+        generator = self._generator()
+        if generator is None:
+            raise ValueError("the state is of a source with a generator, and this one has none")
+        generator.set_state(state["generator"].cpu())
 
     def _generator(self) -> torch.Generator | None:
         own = getattr(self.source, "generator", None)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LEAST_VARIANCE = 1e-4  # of a pixel around what is decoded: a constant image is no infinite gain
+LEAST_VARIANCE = 1e-4  # of a pixel around its decoded value; 0 would be infinitely likely
 
 
 class VAE(nn.Module):
-    """Encodes ``size`` numbers and a class into ``latent`` ones, and decodes these; initial weights
-    by lot from ``generator``, which is the CPU's, as PyTorch's own are."""
+    """Encodes ``size`` numbers and a class into ``latent`` ones, and decodes these. Initial weights
+    are random as PyTorch's own are, but drawn from ``generator``, which is the CPU's."""
 
     def __init__(
         self, size: int, classes: int, hidden: int, latent: int, generator: torch.Generator
@@ -23,7 +23,7 @@ class VAE(nn.Module):
         super().__init__()
 
         def linear(inputs: int, outputs: int) -> nn.Linear:
-            layer = nn.utils.skip_init(nn.Linear, inputs, outputs)  # draws no global lots
+            layer = nn.utils.skip_init(nn.Linear, inputs, outputs)  # draws nothing globally
             for parameter in layer.parameters():
                 bound = 1 / sqrt(inputs)
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)

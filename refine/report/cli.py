@@ -15,10 +15,10 @@ PICTURES = (".png", ".pdf", ".svg")
 DESCRIPTION = """\
 Makes a table or a picture of runs from the files that refine-run left in their directories.
 
-Runs that differ in nothing but their seed are one group (device, output_dir, save_model and
-dataset.root do not count either). Of each group there are the number of runs n, mean, standard
-deviation and 95 % t interval of test accuracy and sparsity: after every number of cycles, at the
-last epoch before the next cycle, and at the end.
+Runs that differ only in their seed are one group (device, output_dir, save_model and dataset.root
+do not count either). For each group the table shows the number of runs n, and mean, standard
+deviation and 95 % t interval of test accuracy and sparsity: at the last epoch before each cycle,
+and at the end.
 """
 EXAMPLES = """\
 examples:
@@ -34,7 +34,7 @@ out. Exit code: 0 done, 1 error, 2 options that do not fit together.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; its exit code."""
+    """Runs the command line and returns its exit code."""
     arguments = _arguments(argv)
     try:
         _report(arguments)
@@ -66,26 +66,26 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--format",
         choices=tables.FORMATS,
         help="of the table; table (default), markdown and latex are for people and in per cent, "
-        "csv and json hold fractions in full",
+        "csv and json hold unrounded fractions",
     )
     parser.add_argument(
         "--paired",
         metavar="SETTING=VALUE",
-        help="instead, the table of every group's final test accuracy less that of the group "
-        "with this setting, paired by seed; several settings, with blanks between, in quotes",
+        help="instead, a table of how each group's final test accuracy differs from that of the "
+        "group with this setting, paired by seed; several settings in quotes, blanks between",
     )
     parser.add_argument(
         "--plot",
         choices=PLOTS,
         help="a picture instead of a table. curves: test accuracy over epochs; pareto: against "
         "sparsity; grid: a heat map of final test accuracy over two swept settings; panels: "
-        "refinement.png of each run anew, in its own directory",
+        "each run's refinement.png again, in its own directory",
     )
     parser.add_argument(
         "--grid",
         metavar=("X", "Y"),
         nargs=2,
-        help="the settings across and up a grid, needed if more than two differ",
+        help="the settings on a grid's axes, needed if more than two differ",
     )
     parser.add_argument(
         "--output",
@@ -98,7 +98,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     if arguments.plot and (arguments.format or arguments.paired):
         parser.error("--plot makes a picture, --format and --paired a table; choose one")
     if arguments.grid and arguments.plot != "grid":
-        parser.error("--grid goes with --plot grid")
+        parser.error("--grid needs --plot grid")
     if arguments.output and arguments.plot == "panels":
         parser.error("--plot panels writes into the runs' own directories; omit --output")
     if arguments.output and arguments.plot and arguments.output.suffix.lower() not in PICTURES:
@@ -132,7 +132,7 @@ def _report(arguments: argparse.Namespace) -> None:
     if arguments.output:
         _write(arguments.output, lambda path: write_text(path, text))
     else:
-        encoding = sys.stdout.encoding or "utf-8"  # one without ± shall show a question mark
+        encoding = sys.stdout.encoding or "utf-8"  # shows ? where it has no ±
         print(text.encode(encoding, "replace").decode(encoding), end="")
 
 

@@ -1,4 +1,4 @@
-"""Which runs are repetitions of each other, and what do they say together?"""
+"""Which runs are repetitions of each other, and what are their mean and spread?"""
 
 import json
 import math
@@ -13,7 +13,7 @@ from refine.config.fingerprint import APART, within
 from refine.errors import ReportError
 from refine.report.runs import Measurement, Run
 
-# They make no other experiment: repetitions differ in the seed, the rest is where a run was.
+# Repetitions differ in the seed; the other settings only say where and how a run was made.
 REPEATED = ("seed", *APART)
 UNSET = "unset"
 CONFIDENCE = 0.95
@@ -21,20 +21,27 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, standard deviation (n - 1) and half the width of the 95 % t interval of n numbers;
-    None where there are too few."""
+    """Mean, standard deviation (n - 1) and half the width of the 95 % t interval of n numbers; None
+    where there are too few."""
 
     n: int
     mean: float | None = None
     deviation: float | None = None
     half_width: float | None = None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The lower and upper end of the 95 % t interval."""
+        if self.mean is None or self.half_width is None:
+            return None
+        return self.mean - self.half_width, self.mean + self.half_width
+
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but what is apart.
+    """Runs that differ only in REPEATED settings.
 
-    ``settings`` holds, as text, every setting in which it differs from another group.
+    ``settings`` holds, as text, every setting in which the group differs from another one.
     """
 
     name: str
@@ -42,7 +49,7 @@ class Group:
     runs: list[Run]
 
     def levels(self) -> dict[int, list[Measurement]]:
-        """By number of cycles so far: the runs' last epochs before their next cycle."""
+        """By the number of cycles so far: each run's last epoch before its next cycle."""
         levels: dict[int, list[Measurement]] = {}
         for run in self.runs:
             for cycles, row in run.levels().items():
@@ -52,15 +59,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Grouping:
-    """All groups; ``shown`` are the settings in their names, each with those that differ along
-    with it because one choice, such as ``pruner=none``, sets them together."""
+    """All groups; ``shown`` are the settings in their names.
+
+    With each are the settings that differ whenever it does, because one choice such as
+    ``pruner=none`` sets them together.
+    """
 
     groups: list[Group]
     shown: dict[str, list[str]]
 
 
 def spread(values: list[float]) -> Spread:
-    """What ``values`` say together."""
+    """The spread of ``values``."""
     n = len(values)
     if n < 2:
         return Spread(n, *values)
@@ -85,19 +95,20 @@ def group(runs: list[Run]) -> Grouping:
         by_values.setdefault(tuple(values), []).append(run)
     shown = _shown(columns, names)
     groups = []
-    for values in sorted(by_values, key=lambda values: [order(value) for value in values]):
-        settings = dict(zip(columns, values, strict=True))
+    for key in sorted(by_values, key=lambda key: [order(value) for value in key]):
+        settings = dict(zip(columns, key, strict=True))
         name = " ".join(f"{setting}={settings[setting]}" for setting in shown)
-        groups.append(Group(name, settings, by_values[values]))
+        groups.append(Group(name, settings, by_values[key]))
     return Grouping(groups, shown)
 
 
 def _shown(columns: dict[str, list[str]], names: Iterable[str]) -> dict[str, list[str]]:
     """The settings of ``columns`` that name the groups, each with those of its node that follow
-    from it. A kind, such as ``trainer.optimizer``, names a group before what is set inside it."""
-    kinds = {name for name in columns if any(other.startswith(f"{name}.") for other in names)}
+    from it. What is chosen for a node, such as ``trainer.optimizer``, comes before its own
+    settings."""
+    nodes = {name for name in columns if any(other.startswith(f"{name}.") for other in names)}
     shown: dict[str, list[str]] = {}
-    for name in sorted(columns, key=lambda name: name not in kinds):
+    for name in sorted(columns, key=lambda name: name not in nodes):
         node, column = name.partition(".")[0], columns[name]
         for other in shown:
             pairs = {*zip(columns[other], column, strict=True)}
@@ -126,7 +137,7 @@ def _shortened(column: list[str]) -> list[str]:
 
 
 def order(value: str) -> tuple[bool, float, str]:
-    """Sorts numbers by size, before words."""
+    """A key that sorts numbers by size, and text after them."""
     number = _number(value)
     return number is None, number or 0.0, value
 
@@ -139,8 +150,8 @@ def _number(value: str) -> float | None:
 
 
 def select(groups: list[Group], wanted: str) -> Group:
-    """The one group that has all the settings ``wanted``: ``pruner.ratio=0.1``, or several with
-    blanks between; ReportError if there is none or more than one."""
+    """The only group with all the settings in ``wanted``, such as ``pruner.ratio=0.1``, or several
+    with blanks between; ReportError if no group or more than one has them."""
     asked = [pair.partition("=")[::2] for pair in wanted.split()]
     chosen = [
         group
@@ -150,7 +161,7 @@ def select(groups: list[Group], wanted: str) -> Group:
     if len(chosen) != 1:
         problem = "selects no group" if not chosen else f"selects {len(chosen)} groups"
         known = "; ".join(group.name for group in groups)
-        raise ReportError(f"{wanted!r} {problem}; give settings that one alone has. Known: {known}")
+        raise ReportError(f"{wanted!r} {problem}; give settings that only one has. Known: {known}")
     return chosen[0]
 
 
@@ -163,9 +174,9 @@ def _has(group: Group, setting: str, value: str) -> bool:
 
 
 def paired(group: Group, reference: Group) -> Spread:
-    """The final test accuracy of ``group`` less that of ``reference``, seed by seed.
+    """The spread of the final test accuracy of ``group`` minus that of ``reference``, by seed.
 
-    ReportError if one of them has a seed twice: it would be open which runs are a pair.
+    ReportError if one of them has a seed twice: which runs are a pair would not be clear.
     """
     for one in (group, reference):
         if seeds := repeated_seeds(one):
@@ -181,6 +192,6 @@ def paired(group: Group, reference: Group) -> Spread:
 
 
 def repeated_seeds(group: Group) -> str:
-    """The seeds of which the group has more than one run, as text; empty if there are none."""
+    """The seeds that more than one run of the group has, as text; empty if there are none."""
     runs = Counter(run.seed for run in group.runs)
     return ", ".join(str(seed) for seed, n in sorted(runs.items()) if n > 1)

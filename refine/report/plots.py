@@ -1,4 +1,4 @@
-"""What do groups of runs look like side by side?
+"""What do groups of runs look like side by side in a figure?
 
 Pictures are 3.5 inches wide, a column of a paper, with text of 7 and 8 points.
 """
@@ -6,9 +6,11 @@ Pictures are 3.5 inches wide, a column of a paper, with text of 7 and 8 points.
 import statistics
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -17,15 +19,15 @@ from refine.errors import ReportError
 from refine.records.files import written_whole
 from refine.report.groups import Group, Grouping, order, spread
 
-# Okabe and Ito's colours (2008), without the yellow that is lost on white paper.
+# Okabe and Ito's colours (2008), without the yellow, which is too light for white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# After seven groups the colours start again, with other lines and markers.
+# After seven groups the colours start again, with the next line and marker.
 REPEATS = (("-", "o"), ("--", "s"), (":", "^"))
 WIDTH, HEIGHT = 3.5, 2.5  # inches, without the legend
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes ``figure`` in the format that the path's ending names."""
+    """Writes ``figure`` in the format that the path's ending says."""
     with written_whole(path) as part:
         figure.savefig(part, format=path.suffix.removeprefix("."), dpi=300)
 
@@ -45,7 +47,7 @@ def curves(grouping: Grouping) -> Figure:
         low, high = zip(*((min(values), max(values)) for values in by_epoch.values()), strict=True)
         axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
         lasts = {row.epoch for rows in group.levels().values() for row in rows} - {max(epochs)}
-        alone = len(epochs) == 1  # a line of one point would not be seen
+        alone = len(epochs) == 1  # a line of one point would be invisible
         marked = [index for index, epoch in enumerate(epochs) if epoch in lasts or alone]
         axes.plot(epochs, mean, linewidth=1.2, markevery=marked, markersize=2.5, **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -64,13 +66,13 @@ def pareto(grouping: Grouping) -> Figure:
         levels = [*group.levels().values(), [run.end for run in group.runs]]
         points = []
         for size, rows in zip([3] * (len(levels) - 1) + [5.5], levels, strict=True):
-            sparsity = spread([100 * row.sparsity for row in rows])
-            accuracy = spread([100 * row.test_accuracy for row in rows])
-            points.append((sparsity.mean, accuracy.mean))
+            sparsities = [100 * row.sparsity for row in rows]
+            accuracies = [100 * row.test_accuracy for row in rows]
+            points.append((statistics.fmean(sparsities), statistics.fmean(accuracies)))
             axes.errorbar(
                 *points[-1],
-                xerr=sparsity.half_width or None,  # at a fixed ratio there is none to show
-                yerr=accuracy.half_width,
+                xerr=spread(sparsities).half_width or None,  # at a fixed ratio it is 0
+                yerr=spread(accuracies).half_width,
                 marker=style["marker"],
                 markersize=size,
                 color=style["color"],
@@ -85,7 +87,7 @@ def pareto(grouping: Grouping) -> Figure:
 
 
 def swept(grouping: Grouping, chosen: list[str] | None) -> tuple[str, str]:
-    """The two settings of a grid, across and up; ReportError if they are not clear."""
+    """The settings of a grid's x and y axis; ReportError if it is not clear which."""
     if chosen is None:
         differing = list(grouping.shown)
         if len(differing) != 2:
@@ -119,11 +121,11 @@ def grid(grouping: Grouping, across: str, up: str) -> Figure:
     ]
     width, height = max(WIDTH, 1.3 + 0.5 * len(columns)), max(1.8, 1.0 + 0.4 * len(rows))
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(means, cmap=colormaps["cividis"], aspect="auto", origin="lower")
+    axes, scale = figure.subplots(), Normalize()
+    image = axes.imshow(means, colormaps["cividis"], norm=scale, aspect="auto", origin="lower")
     for (row, column), values in cells.items():
         y, x = rows.index(row), columns.index(column)
-        red, green, blue, _ = image.cmap(image.norm(means[y][x]))
+        red, green, blue, _ = image.cmap(scale(means[y][x]))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         label = f"{means[y][x]:.2f}\nn={len(values)}"
         colour = "white" if dark else "black"
@@ -142,7 +144,7 @@ def grid(grouping: Grouping, across: str, up: str) -> Figure:
 
 
 def one_panel(x: str, y: str) -> tuple[Figure, Axes]:
-    """An empty picture a column wide, with its axes named."""
+    """An empty picture, one column wide, with labelled axes."""
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(x, fontsize=8)
@@ -153,7 +155,7 @@ def one_panel(x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _style(position: int) -> dict[str, str]:
+def _style(position: int) -> dict[str, Any]:
     line, marker = REPEATS[position // len(COLOURS) % len(REPEATS)]
     return {"color": COLOURS[position % len(COLOURS)], "linestyle": line, "marker": marker}
 
@@ -171,7 +173,7 @@ def _legend(figure: Figure, grouping: Grouping, note: str) -> None:
         title_fontsize=7,
         fontsize=7,
         frameon=False,
-        handlelength=3,  # long enough for the dashes to be seen
+        handlelength=3,  # long enough to show the dashes
         loc="outside lower center",
     )
 

@@ -1,7 +1,7 @@
-"""Which runs are there, and what do they hold?
+"""Which runs do directories hold, and what did each measure?
 
 Only finished runs whose files are whole are read. Every other directory is named with the reason,
-so that nothing is averaged in or dropped in silence.
+so that nothing is used or dropped in silence.
 """
 
 import csv
@@ -17,7 +17,7 @@ from refine.config.fingerprint import flat
 from refine.errors import ReportError
 from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
 
-# What makes config.yaml one that refine-run takes; no settings of the run.
+# Keys of config.yaml that are for refine-run and no settings of the run.
 HEADER = ("defaults", "hydra")
 FOREIGN = "holds no run"
 
@@ -33,7 +33,11 @@ class Measurement(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run; ``settings`` by dotted name, ``pruner.ratio``; a kind as ``model``."""
+    """A finished run.
+
+    ``settings`` are by dotted name, such as ``pruner.ratio``; ``model`` is the import path of the
+    chosen network, and so for every node with a ``_target_``.
+    """
 
     directory: Path
     settings: dict[str, Any]
@@ -42,7 +46,9 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return self.settings["seed"]
+        """The seed that the configuration names."""
+        seed: int = self.settings["seed"]
+        return seed
 
     def levels(self) -> dict[int, Measurement]:
         """By the number of cycles so far: the last epoch before the next cycle."""
@@ -54,9 +60,9 @@ class Unusable(Exception):
 
 
 def find(directories: list[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """The run directories at or below ``directories``, each once, and the topmost directories
-    without any, with the reason. ReportError if one of ``directories`` is none."""
-    found: dict[Path, Path] = {}  # by the place on the disk: a run shall not be counted twice
+    """The run directories at or below ``directories``, each once, and why others are left out: the
+    topmost ones without a run. ReportError if one of ``directories`` is no directory."""
+    found: dict[Path, Path] = {}  # by the place on the disk, so that no run counts twice
     foreign: dict[Path, str] = {}
     for directory in directories:
         if not directory.is_dir():
@@ -79,14 +85,14 @@ def _search(directory: Path, above: tuple[Path, ...] = ()) -> tuple[list[Path], 
     runs = [directory] if names & {EPOCHS_FILE, SUMMARY_FILE, LOG_FILE} else []
     foreign: dict[Path, str] = {}
     for entry in entries:
-        if not entry.is_dir() or entry.name.startswith("."):  # hidden directories are tools'
+        if not entry.is_dir() or entry.name.startswith("."):  # hidden directories belong to tools
             continue
-        if entry.is_symlink() and entry.resolve() in here:  # round in a circle
+        if entry.is_symlink() and entry.resolve() in here:  # a circle
             continue
         inner, others = _search(entry, here)
         runs += inner
         foreign |= others
-    if directory in runs:  # what a run keeps in its own directory is its own affair
+    if directory in runs:  # what a run keeps inside its directory is no other run
         return runs, {}
     if not runs and all(reason == FOREIGN for reason in foreign.values()):
         return [], {directory: FOREIGN}
@@ -95,7 +101,8 @@ def _search(directory: Path, above: tuple[Path, ...] = ()) -> tuple[list[Path], 
 
 def read(directories: list[Path]) -> tuple[list[Run], dict[Path, str]]:
     """The finished runs among run ``directories``, and why the others are left out."""
-    runs, left_out = [], {}
+    runs: list[Run] = []
+    left_out: dict[Path, str] = {}
     for directory in directories:
         try:
             runs.append(read_run(directory))
@@ -113,7 +120,7 @@ def read_run(directory: Path) -> Run:
     except ValueError:
         raise Unusable(f"{SUMMARY_FILE} is not valid JSON") from None
     if not isinstance(summary, dict) or "status" not in summary:
-        raise Unusable(f"{SUMMARY_FILE} is none of a run: it has no status")
+        raise Unusable(f"{SUMMARY_FILE} is not a run's: it has no status")
     if summary["status"] != "finished":
         raise Unusable(f"{summary['status']}: {summary.get('reason') or 'no reason recorded'}")
     end = _measurement(summary, SUMMARY_FILE, epoch="epochs")
@@ -129,7 +136,7 @@ def read_epochs(path: Path) -> list[Measurement]:
     text = _text(path)
     if text and not text.endswith("\n"):
         raise Unusable(f"{path.name} is truncated: its last line has no end")
-    rows = []
+    rows: list[Measurement] = []
     try:
         for row in csv.DictReader(text.splitlines(), strict=True):
             where = f"row {len(rows) + 1} of {path.name}"
@@ -166,7 +173,7 @@ def _settings(path: Path) -> dict[str, Any]:
         where = f" (line {mark.line + 1})" if mark else ""
         raise Unusable(f"{path.name} is not valid YAML{where}") from None
     if not isinstance(config, dict) or not isinstance(config.get("seed"), int):
-        raise Unusable(f"{path.name} is none of a run: it names no seed")
+        raise Unusable(f"{path.name} is not a run's: it names no seed")
     return dict(flat({key: value for key, value in config.items() if key not in HEADER}))
 
 

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from refine.report.groups import Group, Grouping, Spread, paired, spread
 
@@ -52,19 +52,17 @@ def of_groups(grouping: Grouping) -> Table:
 
 
 def of_differences(grouping: Grouping, reference: Group) -> Table:
-    """The final test accuracy of every other group less that of ``reference``, by seed."""
+    """The final test accuracy of every other group minus that of ``reference``, by seed."""
     cells, records = [], []
     for group in grouping.groups:
         if group is reference:
             continue
         difference = paired(group, reference)
-        mean, interval, deviation = DASH, DASH, DASH
-        if difference.mean is not None:
-            mean = f"{100 * difference.mean:+.2f}"
-        if difference.half_width is not None:
-            low, high = _interval(difference)
-            interval = f"[{100 * low:+.2f}, {100 * high:+.2f}]"
-            deviation = f"{100 * difference.deviation:.2f}"
+        interval = DASH
+        if difference.interval:
+            low, high = (_percent(end, "+") for end in difference.interval)
+            interval = f"[{low}, {high}]"
+        mean, deviation = _percent(difference.mean, "+"), _percent(difference.deviation)
         cells.append([group.name, str(difference.n), mean, interval, deviation])
         records.append(
             {"group": group.name, **group.settings, "reference": reference.name}
@@ -80,7 +78,7 @@ def of_differences(grouping: Grouping, reference: Group) -> Table:
 
 
 def along(grouping: Grouping) -> str:
-    """The sentence that names the differing settings which the groups' names leave out."""
+    """A sentence on the differing settings that the groups' names leave out; empty without any."""
     return "".join(
         f" With {shown} differs {', '.join(others)}."
         for shown, others in grouping.shown.items()
@@ -102,21 +100,19 @@ def written(table: Table, form: str) -> str:
     return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
 
 
+def _percent(fraction: float | None, sign: Literal["", "+"] = "") -> str:
+    return DASH if fraction is None else f"{100 * fraction:{sign}.2f}"
+
+
 def _mean_and_deviation(figures: Spread) -> list[str]:
-    if figures.half_width is None:
-        return [f"{100 * figures.mean:.2f}", DASH]
-    mean = f"{100 * figures.mean:.2f} ± {100 * figures.half_width:.2f}"
-    return [mean, f"{100 * figures.deviation:.2f}"]
-
-
-def _interval(figures: Spread) -> tuple[float | None, float | None]:
-    if figures.half_width is None:
-        return None, None
-    return figures.mean - figures.half_width, figures.mean + figures.half_width
+    mean = _percent(figures.mean)
+    if figures.half_width is not None:
+        mean += f" ± {_percent(figures.half_width)}"
+    return [mean, _percent(figures.deviation)]
 
 
 def _figures(name: str, figures: Spread) -> dict[str, float | None]:
-    low, high = _interval(figures)
+    low, high = figures.interval or (None, None)
     return {
         f"{name}_mean": figures.mean,
         f"{name}_sd": figures.deviation,
@@ -126,7 +122,7 @@ def _figures(name: str, figures: Spread) -> dict[str, float | None]:
 
 
 def _merged(table: Table) -> list[list[str]]:
-    """The cells with a group's name in its first row only."""
+    """The cells, with a group's name only in its first row."""
     names = [row[0] for row in table.cells]
     return [
         ["" if name == before else name, *row[1:]]
@@ -147,7 +143,7 @@ def _terminal(table: Table) -> str:
         if row[0] and shown.rows:
             shown.add_section()
         shown.add_row(*row)
-    # Into a file or pipe, nothing is wrapped to a width that nobody looks at.
+    # In a file or pipe nothing has to be wrapped to the width of a terminal.
     width = None if sys.stdout.isatty() else 200
     with io.StringIO() as file:
         Console(file=file, width=width, highlight=False, markup=False).print(shown)
@@ -191,8 +187,12 @@ def _latex_row(row: list[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    special: dict[str, str | int | None] = {
+        "\\": "\\textbackslash{}",
+        "~": "\\textasciitilde{}",
+        "^": "\\textasciicircum{}",
+    }
     special |= {character: f"\\{character}" for character in "&%$#_{}"}
     special |= {"±": "$\\pm$", DASH: "--"}
     text = text.translate(str.maketrans(special))
-    return re.sub(r"(?<![\w-])-(?= ?\d)", "$-$", text)  # a minus, no hyphen
+    return re.sub(r"(?<![\w-])-(?= ?\d)", "$-$", text)  # a minus sign instead of a hyphen

@@ -1,7 +1,7 @@
-"""How is a run shown on a terminal, and in a log?
+"""How is a run shown on a terminal, and in its log?
 
-On a terminal: bars for the run and the epoch, cycles announced above them. Elsewhere: a line for
-each epoch and each cycle. ``run.log`` gets the lines in both cases.
+On a terminal there are bars for the run and the epoch, with a line above them for each cycle.
+Elsewhere there is a line for each epoch and each cycle. ``run.log`` gets these lines in both cases.
 """
 
 import logging
@@ -60,13 +60,13 @@ def line(row: EpochRow | CycleRow, epochs: int) -> str:
 
 
 class LogOnly:
-    """Shows nothing, for runs side by side; ``run.log`` gets the lines all the same."""
+    """Shows nothing, for runs side by side; ``run.log`` gets its lines all the same."""
 
     def __init__(self) -> None:
         self._epochs = 0
         log.propagate = False
         log.handlers = [handler for handler in log.handlers if handler.name != "terminal"]
-        nothing = logging.NullHandler()  # without any, Python writes warnings to stderr
+        nothing = logging.NullHandler()  # without a handler, Python writes warnings to stderr
         nothing.name = "terminal"
         log.addHandler(nothing)
 
@@ -87,7 +87,7 @@ class LogOnly:
 
 
 class Terminal:
-    """Shows one run after another on ``console``; a run is begun, stepped, shown and ended."""
+    """Shows one run after another on ``console``: each begins, takes steps, shows rows, ends."""
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(highlight=False, soft_wrap=True, markup=False)
@@ -115,7 +115,7 @@ class Terminal:
         if self.console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(16),  # all of it fits into 80 columns
+                BarColumn(16),  # so that all columns fit into 80 characters
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[figures]}"),
@@ -164,7 +164,7 @@ class Terminal:
             "sparsity": f"{summary['sparsity']:.1%} of all, {share:.1%} of the prunable weights",
             "parameters": f"{active:,} active of {total:,}",
             "compression": f"{summary['compression']:.2f}x, counting active parameters",
-            **_of_channels(summary),
+            **_channels_and_stages(summary),
             "time": f"{summary['seconds']:.1f} s, {summary['cycles']} refinement cycles",
         }.items():
             table.add_row(name, value)
@@ -179,8 +179,8 @@ class Terminal:
             self._progress = None
 
 
-def _of_channels(summary: dict[str, Any]) -> dict[str, str]:
-    """Rows of a run that took channels out, and of sparse training."""
+def _channels_and_stages(summary: dict[str, Any]) -> dict[str, str]:
+    """Rows of the table for a run that cut channels, and for the stages of sparse training."""
     found = {}
     if "macs" in summary:
         found["MACs"] = (

@@ -1,10 +1,33 @@
-"""Where in a weight tensor are the weights of one output channel?"""
+"""Which layers have prunable weights, and where are those of one output channel?"""
+
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+PRUNABLE_LAYERS = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.modules.conv._ConvNd,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+)
 
-def transposed(layer: nn.Module) -> bool:
+
+def prunable_names(model: nn.Module) -> list[str]:
+    """Names of the weight tensors (two or more dimensions) of convolutions, linear, attention and
+    recurrent layers that train. Biases, norms and embeddings are never among them."""
+    owners = (module for module in model.modules() if isinstance(module, PRUNABLE_LAYERS))
+    weights = {
+        id(parameter)
+        for owner in owners
+        for name, parameter in owner.named_parameters(recurse=False)
+        if "weight" in name and parameter.dim() >= 2 and parameter.requires_grad
+    }
+    return [name for name, parameter in model.named_parameters() if id(parameter) in weights]
+
+
+def transposed(layer: nn.Module) -> TypeGuard[nn.modules.conv._ConvTransposeNd]:
     """Whether the layer's weights are (inputs, outputs of a group, ...), not (outputs, ...)."""
     return isinstance(layer, nn.modules.conv._ConvTransposeNd)
 
@@ -19,7 +42,7 @@ def by_output(layer: nn.Module, tensor: Tensor) -> Tensor:
 
 
 def from_output(layer: nn.Module, rows: Tensor, shape: torch.Size) -> Tensor:
-    """The way back: (output channels, weights of each) to the weights' ``shape``."""
+    """The inverse: (output channels, weights of each) as a tensor of the weights' ``shape``."""
     if not transposed(layer):
         return rows.reshape(shape)
     inputs, outputs = shape[:2]

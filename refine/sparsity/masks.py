@@ -6,31 +6,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from refine.sparsity.layers import by_output
+from refine.sparsity.hold import Hold
+from refine.sparsity.layers import by_output, prunable_names
 from refine.sparsity.ranking import lowest, survivors
 from refine.sparsity.shrink import Smaller
-
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of the weights' type
-PRUNABLE_LAYERS = (
-    nn.Linear,
-    nn.Bilinear,
-    nn.modules.conv._ConvNd,
-    nn.MultiheadAttention,
-    nn.RNNBase,
-)
-
-
-def prunable_names(model: nn.Module) -> list[str]:
-    """Names of the weight tensors (two or more dimensions) of convolutions, linear, attention and
-    recurrent layers that train. Biases, norms and embeddings are never among them."""
-    owners = (module for module in model.modules() if isinstance(module, PRUNABLE_LAYERS))
-    weights = {
-        id(parameter)
-        for owner in owners
-        for name, parameter in owner.named_parameters(recurse=False)
-        if "weight" in name and parameter.dim() >= 2 and parameter.requires_grad
-    }
-    return [name for name, parameter in model.named_parameters() if id(parameter) in weights]
 
 
 class Masks(Mapping[str, Tensor]):
@@ -58,7 +37,7 @@ class Masks(Mapping[str, Tensor]):
         self._at_first = sum(mask.numel() for mask in self._alive.values())
         self._attached: dict[str, str] = {}  # parameter of output channels: the layer's tensor
         self._channels: dict[str, Tensor] = {}  # of the attached with cut ones: True where it lives
-        self._bits: dict[str, Tensor] = {}  # of tensors with cut weights: all ones where one lives
+        self._holds: dict[str, Hold] = {}  # of tensors with cut weights: these at 0.0
 
     def __getitem__(self, name: str) -> Tensor:
         return self._alive[name]
@@ -110,7 +89,7 @@ class Masks(Mapping[str, Tensor]):
         for parameter, name in self._attached.items():
             if name in marked:
                 left = self._alive[name] & ~marked[name].to(self._alive[name].device)
-                stays = by_output(self._owners[name][0](), left).any(1)
+                stays = by_output(self._owner(name), left).any(1)
                 going = self.lives(parameter).to(stays.device) & ~stays
                 if going.any():
                     found[parameter] = going, self._parameter(parameter)
@@ -123,7 +102,7 @@ class Masks(Mapping[str, Tensor]):
         for every output channel.
         """
         known = dict(model.named_parameters())
-        channels = len(by_output(self._owners[name][0](), self._alive[name]))
+        channels = len(by_output(self._owner(name), self._alive[name]))
         for parameter in parameters:
             if parameter not in known or known[parameter].shape != (channels,):
                 raise ValueError(f"{parameter} has no element for each of {channels} of {name}")
@@ -152,7 +131,7 @@ class Masks(Mapping[str, Tensor]):
         weights = self.weights()
         for name, going in marked.items():
             self._alive[name] = self._alive[name] & ~going
-            self._bits[name] = self._as_bits(name, weights[name])
+            self._holds[name] = self._hold(name, weights[name])
         self._cut_channels(marked)
         self.zero_cut_()
 
@@ -176,9 +155,9 @@ class Masks(Mapping[str, Tensor]):
             self._alive[name] = self._alive[name] | coming
             weights[name][coming] = values[name].to(weights[name])
             if bool(self._alive[name].all()):
-                self._bits.pop(name, None)
+                self._holds.pop(name, None)
             else:
-                self._bits[name] = self._as_bits(name, weights[name])
+                self._holds[name] = self._hold(name, weights[name])
         dead = {name: ~self.lives(name) for name in along}
         self._cut_channels(marked)
         for name, coming in along.items():
@@ -193,7 +172,7 @@ class Masks(Mapping[str, Tensor]):
         values still, others are what they are."""
         for name, mask in self._alive.items():
             self._alive[name] = alive[name].to(mask.device)
-        self._bits.clear()
+        self._holds.clear()
         self._channels.clear()
         self.cut_({name: ~mask for name, mask in self._alive.items() if not mask.all()})
 
@@ -202,12 +181,12 @@ class Masks(Mapping[str, Tensor]):
         for home in (self._alive, self._channels):
             for name, mask in home.items():
                 home[name] = smaller.of(name, mask)
-        for name in list(self._bits):
-            self._bits[name] = self._as_bits(name, self._parameter(name))
+        for name in list(self._holds):
+            self._holds[name] = self._hold(name, self._parameter(name))
 
     def reset_(self) -> None:
         """Lets all weights live; their tensors may have other shapes than before."""
-        self._bits.clear()
+        self._holds.clear()
         self._channels.clear()
         for name, weight in self.weights().items():
             self._alive[name] = torch.ones_like(weight, dtype=torch.bool)
@@ -215,58 +194,51 @@ class Masks(Mapping[str, Tensor]):
     @torch.no_grad()
     def zero_cut_(self, among: Collection[int] | None = None) -> None:
         """Sets every cut weight to exactly 0.0, in place; ``among`` restricts it to parameters of
-        these ids.
-
-        As this runs after every training step it works on the bits: an AND is 20 times faster
-        than ``masked_fill_`` on a CPU and, unlike a product, leaves neither -0.0 nor NaN behind.
-        """
-        for weight, bits in self._with_cuts(among):
-            weight.view(bits.dtype).bitwise_and_(bits)
+        these ids."""
+        for weight, hold in self._with_cuts(among):
+            hold.hold_(weight)
 
     @torch.no_grad()
     def zero_cut_gradients_(self, among: Collection[int] | None = None) -> None:
         """Sets the gradient of every cut weight to exactly 0.0, in place."""
-        for weight, bits in self._with_cuts(among):
+        for weight, hold in self._with_cuts(among):
             gradient = weight.grad
             if gradient is not None and not gradient.is_sparse:
-                gradient.view(bits.dtype).bitwise_and_(bits)
+                hold.clear_(gradient)
 
     @torch.no_grad()
     def zero_moments_(self, optimizer: torch.optim.Optimizer) -> None:
         """Sets what ``optimizer`` remembers of every cut weight (momentum, Adam's moments) to 0."""
-        for name in self._bits:
+        for name in self._holds:
             mask = self._mask(name)
             for moment in optimizer.state.get(self._parameter(name), {}).values():
                 if isinstance(moment, Tensor) and moment.shape == mask.shape:
                     moment.masked_fill_(~mask.to(moment.device), 0.0)
 
-    def _with_cuts(self, among: Collection[int] | None) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        for name, bits in self._bits.items():
+    def _with_cuts(self, among: Collection[int] | None) -> Iterator[tuple[nn.Parameter, Hold]]:
+        for name, hold in self._holds.items():
             weight = self._parameter(name)
             if among is not None and id(weight) not in among:
                 continue
-            # The model may have moved or changed its precision since the cut.
-            if bits.device != weight.device or bits.element_size() != weight.element_size():
-                self._bits[name] = bits = self._as_bits(name, weight)
-            yield weight, bits
+            if not hold.fits(weight):  # the model has moved or changed its precision since
+                self._holds[name] = hold = self._hold(name, weight)
+            yield weight, hold
 
-    def _as_bits(self, name: str, weight: Tensor) -> Tensor:
+    def _hold(self, name: str, weight: Tensor) -> Hold:
         home = self._alive if name in self._alive else self._channels
         home[name] = home[name].to(weight.device)
-        # As the weights lie in memory, so that neither has to be walked against its order.
-        bits = torch.empty_like(weight, dtype=INTEGERS[weight.element_size()])
-        return bits.copy_(home[name]).neg_()
+        return Hold.of(weight, home[name])
 
     def _cut_channels(self, names: Collection[str]) -> None:
         for parameter, name in self._attached.items():
             if name in names:
-                alive = by_output(self._owners[name][0](), self._alive[name]).any(1)
+                alive = by_output(self._owner(name), self._alive[name]).any(1)
                 if alive.all():
                     self._channels.pop(parameter, None)
-                    self._bits.pop(parameter, None)
+                    self._holds.pop(parameter, None)
                 else:
                     self._channels[parameter] = alive
-                    self._bits[parameter] = self._as_bits(parameter, self._parameter(parameter))
+                    self._holds[parameter] = self._hold(parameter, self._parameter(parameter))
 
     def _mask(self, name: str) -> Tensor:
         return self._alive[name] if name in self._alive else self._channels[name]
@@ -275,6 +247,12 @@ class Masks(Mapping[str, Tensor]):
         owner, _, attribute = name.rpartition(".")
         self._owners[name] = weakref.ref(model.get_submodule(owner)), attribute
 
+    def _owner(self, name: str) -> nn.Module:
+        owner = self._owners[name][0]()
+        if owner is None:
+            raise RuntimeError("the model of these masks no longer exists")
+        return owner
+
     def _parameter(self, name: str) -> nn.Parameter:
-        owner, attribute = self._owners[name]
-        return getattr(owner(), attribute)
+        parameter: nn.Parameter = getattr(self._owner(name), self._owners[name][1])
+        return parameter

@@ -1,9 +1,9 @@
 """Which optimizers train this network, and how do they leave cut weights at zero?"""
 
-import gc
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from refine.sparsity.hold import Freeze
 from refine.sparsity.masks import Masks
-from refine.sparsity.shrink import Replaced, rebind_, shapes
+from refine.sparsity.shrink import Change, Shrunk, fit_, shapes
 
 # A watch lives as long as its network. There is one pair of hooks for all of them, never removed:
 # their number must not change while torch walks through them.
 _watches: weakref.WeakKeyDictionary[nn.Module, "OptimizerWatch"] = weakref.WeakKeyDictionary()
 _hooked: list[RemovableHandle] = []
+Observer = Callable[[Mapping[str, nn.Parameter], Tensor | None], None]
 
 
 def watch(model: nn.Module, prunable: Iterable[str] | None = None) -> "OptimizerWatch":
@@ -60,13 +61,15 @@ class OptimizerWatch:
 
     def __init__(self, model: nn.Module, masks: Masks):
         self.masks = masks
-        self.observers: list[Callable[[Mapping[str, nn.Parameter], Tensor | None], None]] = []
+        self.observers: list[Observer] = []
         self._model = weakref.ref(model)
         self._seen: list[weakref.ref[Optimizer]] = []  # oldest step first
         self._strangers: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._freeze: Freeze | None = None
-        self._followers: list[weakref.WeakMethod] = []
-        self._replaced = WeakTensorKeyDictionary()  # of an old parameter the new, where it was
+        self._frozen_epochs = 0  # epochs for which the freeze still holds
+        self._followers: list[weakref.WeakMethod[Callable[[nn.Module], None]]] = []
+        # Of a parameter its changes, the oldest first.
+        self._shrunk: MutableMapping[Tensor, list[Change]] = WeakTensorKeyDictionary()
         self.at_first, self.version = shapes(model), 0  # of its tensors; how often they changed
 
     def follow(self, method: Callable[[nn.Module], None]) -> None:
@@ -74,21 +77,33 @@ class OptimizerWatch:
         optimizers, for as long as the object whose method it is exists."""
         self._followers.append(weakref.WeakMethod(method))
 
-    def train_only_(self, free: Mapping[str, Tensor]) -> None:
+    def train_only_(self, free: Mapping[str, Tensor], epochs: int = 0) -> None:
         """From now on only the weights that ``free`` marks, by parameter name, train: all others
-        have their present values after every step, until ``train_all_``. To be called again after
-        weights were changed on purpose. Nothing marked is ``train_all_``."""
+        have their present values after every step, until ``train_all_``, or for that many
+        ``epochs``. Nothing marked is ``train_all_``."""
         model = self._model()
         self._freeze = Freeze(model, free) if free and model is not None else None
+        self._frozen_epochs = epochs
 
     def train_all_(self) -> None:
         """Ends ``train_only_``."""
         self._freeze = None
 
-    @property
-    def free(self) -> dict[str, Tensor]:
-        """What ``train_only_`` was given, to be saved and given again; empty if all train."""
-        return dict(self._freeze.free) if self._freeze else {}
+    def freeze_anew_(self) -> None:
+        """To be called where weights were changed on purpose: those that do not train keep the
+        values that they have now."""
+        self.train_only_(self.frozen()["free"], self._frozen_epochs)
+
+    def begin_epoch(self) -> None:
+        """To be called where an epoch begins, for a ``train_only_`` that ends after some."""
+        if self._frozen_epochs == 0:
+            self.train_all_()
+        self._frozen_epochs -= 1
+
+    def frozen(self) -> dict[str, Any]:
+        """What of the weights trains, and for how long: the arguments of ``train_only_``."""
+        free = dict(self._freeze.free) if self._freeze else {}
+        return {"free": free, "epochs": self._frozen_epochs}
 
     def know(self, optimizer: Optimizer) -> None:
         """Takes ``optimizer`` for one that has stepped, such as before this process began."""
@@ -111,15 +126,14 @@ class OptimizerWatch:
                 covered |= mine
         return chosen
 
-    def rebind_(self, replaced: Replaced) -> None:
-        """Lets every optimizer go on with the network's new parameters, seen yet or not: what looks
-        at its gradients before a step, to unscale or clip them, must find them."""
+    def fit_(self, shrunk: Shrunk) -> None:
+        """To be called when parameters have other shapes: what the optimizers remember of them
+        follows, at once, or before the first step of one that has not been seen yet."""
         self.version += 1
-        for old, new in replaced.items():
-            self._replaced[old] = new
-        for thing in gc.get_objects():
-            if issubclass(type(thing), Optimizer):  # isinstance would ask strangers' objects
-                self._catch_up_(thing)
+        for parameter, change in shrunk.items():
+            self._shrunk[parameter] = [*self._shrunk.get(parameter, []), change]
+        for optimizer in self.alive():
+            fit_(optimizer, {parameter: [change] for parameter, change in shrunk.items()})
 
     def zero_moments_(self) -> None:
         """Clears what the optimizers remember of the weights that are cut."""
@@ -129,7 +143,6 @@ class OptimizerWatch:
     def before(self, optimizer: Optimizer, has_closure: bool = False) -> None:
         """Notes that ``optimizer`` is about to step, shows the observers its weights, and clears
         their gradients where they are cut."""
-        self._catch_up_(optimizer)
         mine = _parameters(optimizer)
         if not self._seen or self._seen[-1]() is not optimizer:
             if not self._trains(optimizer, mine):
@@ -138,6 +151,7 @@ class OptimizerWatch:
             self._seen = [ref for ref in self._seen if ref() not in (None, optimizer)]
             self._seen.append(weakref.ref(optimizer))
             if not known:  # it may remember gradients from before the cut
+                fit_(optimizer, self._changes_of(optimizer))
                 self.masks.zero_moments_(optimizer)
         if self.observers and not has_closure:
             weights = self.masks.weights()
@@ -159,19 +173,12 @@ class OptimizerWatch:
             self._followers = [method for method in self._followers if method() is not None]
             if self._followers and (model := self._model()) is not None:
                 for method in self._followers:
-                    method()(model)
+                    if (follow := method()) is not None:
+                        follow(model)
 
-    def _catch_up_(self, optimizer: Optimizer) -> None:
-        while self._replaced:
-            stale = {
-                parameter: self._replaced[parameter]
-                for group in optimizer.param_groups
-                for parameter in group["params"]
-                if parameter in self._replaced
-            }
-            if not stale:
-                return
-            rebind_(optimizer, stale)
+    def _changes_of(self, optimizer: Optimizer) -> dict[Tensor, list[Change]]:
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        return {p: self._shrunk[p] for p in parameters if p in self._shrunk}
 
     def _trains(self, optimizer: Optimizer, mine: set[int]) -> bool:
         if self._strangers.get(optimizer) == len(mine):  # and no parameter was added to it since
@@ -184,17 +191,17 @@ class OptimizerWatch:
         return False
 
 
-def _before_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     for watching in list(_watches.values()):
         watching.before(optimizer, _closure_in(args, kwargs))
 
 
-def _after_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+def _after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     for watching in list(_watches.values()):
         watching.after(optimizer, _closure_in(args, kwargs))
 
 
-def _closure_in(args: tuple, kwargs: dict) -> bool:
+def _closure_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     # Of the positional arguments that torch shows its hooks, the first is the optimizer.
     return any(value is not None for value in (*args[1:], *kwargs.values()))
 

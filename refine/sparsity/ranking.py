@@ -1,10 +1,10 @@
-"""Which are the lowest of very many scores?
+"""Which are the lowest, or the highest, of very many scores?
 
-Exact, without sorting them: a sample brackets the threshold, a pass counts how many lie below, in
-and above the bracket, and only the interval where the threshold turns out to be is ranked.
+Exact, without sorting them: a sample tells between which scores the threshold almost surely lies,
+and only the scores there are ranked. A sample that misleads costs time, never the exact result.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from math import ceil, floor, inf, isnan, sqrt
 from typing import NamedTuple
@@ -14,13 +14,16 @@ from torch import Tensor
 
 Part = tuple[Tensor, Tensor]  # scores, and where they take part
 FEW = 1 << 16  # so many are ranked whole
+SAMPLE = 1 << 16  # scores that ``highest`` looks at to guess where the threshold lies
+NAN = "a score is NaN; the weights or the gradients are no longer finite"
 
 
 class Threshold(NamedTuple):
-    """The ``count`` lowest are those below ``value``, and of the equal ones the first."""
+    """The ``count`` lowest are those below ``value``, and of the equal ones the first; ``below``
+    and ``equal`` are how many of each part."""
 
     value: float
-    below: list[int]  # of each part
+    below: list[int]
     equal: list[int]
 
     def counts(self, count: int) -> list[int]:
@@ -33,7 +36,8 @@ class Threshold(NamedTuple):
 
 
 def lowest(scores: Tensor, alive: Tensor, count: int) -> Tensor:
-    """Marks the ``count`` lowest of the ``scores`` at positions that live; ties by index.
+    """Marks the ``count`` lowest of the ``scores`` at positions that live; equal ones in the order
+    of their index.
 
     ValueError if fewer live, or a living score is NaN.
     """
@@ -51,6 +55,62 @@ def lowest(scores: Tensor, alive: Tensor, count: int) -> Tensor:
     return torch.empty_like(alive).copy_(marked.view(alive.shape))
 
 
+def highest(
+    scores: Mapping[str, Tensor], dead: Mapping[str, Tensor], count: int
+) -> dict[str, Tensor]:
+    """Marks the ``count`` highest of all the scores at ``dead`` positions; equal ones in the order
+    of ``dead`` and of their index.
+
+    scores, dead: tensors of one shape by name. ``dead`` is boolean and decides which names compete.
+    ValueError where a score is missing or NaN or has another shape, or too few are dead.
+
+    It takes a quarter of the time that ``lowest`` of the negated scores would.
+    """
+    for name, where in dead.items():
+        if name not in scores or scores[name].shape != where.shape:
+            raise ValueError(f"the scores do not fit the prunable tensor {name}")
+        score = scores[name]
+        # max() tells of a NaN without a pass that writes; most often there is none.
+        if score.numel() and bool(score.max().isnan()) and bool(score[where].isnan().any()):
+            raise ValueError(NAN)
+    total = sum(survivors(where) for where in dead.values())
+    if count > total:
+        raise ValueError(f"{count} of {total} cut weights cannot be regrown")
+    marked = {  # contiguous, whatever the layout of the weights
+        name: torch.zeros(where.shape, dtype=torch.bool, device=where.device)
+        for name, where in dead.items()
+    }
+    if count <= 0:
+        return marked
+    parts = [(scores[name].reshape(-1), where.reshape(-1)) for name, where in dead.items()]
+    likely = [where for _, where in parts]
+    if (bound := below_highest(parts, count / total)) is not None:
+        above = [(values >= bound) & where for values, where in parts]
+        if sum(map(survivors, above)) >= count:
+            likely = above
+    indices = [where.nonzero().squeeze(1) for where in likely]
+    values = torch.cat([part[index] for (part, _), index in zip(parts, indices, strict=True)])
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    limit = values.kthvalue(len(values) - count + 1).values
+    chosen = values > limit
+    ties = (values == limit).nonzero().squeeze(1)
+    chosen[ties[: count - survivors(chosen)]] = True
+    each = torch.split(chosen, [len(index) for index in indices])
+    for marks, index, taken in zip(marked.values(), indices, each, strict=True):
+        marks.view(-1)[index[taken]] = True
+    return marked
+
+
+def below_highest(parts: Sequence[Part], share: float) -> float | None:
+    """A score that the highest ``share`` almost surely exceeds, and few others; None if a sample
+    cannot tell."""
+    every = max(1, sum(len(where) for _, where in parts) // SAMPLE) | 1
+    taken = torch.cat([scores[::every][where[::every]] for scores, where in parts])
+    expected = share * len(taken)
+    rank = ceil(expected + 4 * sqrt(expected)) + 4
+    return None if rank > len(taken) else float(taken.topk(rank).values[-1])
+
+
 def threshold(parts: Sequence[Part], count: int) -> Threshold:
     """Where the ``count`` lowest (at least 1) of all scores that take part end; none is NaN.
 
@@ -62,19 +122,18 @@ def threshold(parts: Sequence[Part], count: int) -> Threshold:
     dtype = reduce(torch.promote_types, (scores.dtype for scores, _ in parts), torch.float32)
     low, high = bracket(parts, total, count, dtype)
     tallies = [tally(living(*part, dtype), low, high) for part in parts]
-    under, up_to_low, under_high, up_to_high = (sum(each) for each in zip(*tallies, strict=True))
-    for value, bound, start, end in ((low, 0, under, up_to_low), (high, 2, under_high, up_to_high)):
-        if start < count <= end:
-            return Threshold(
-                value, [t[bound] for t in tallies], [t[bound + 1] - t[bound] for t in tallies]
-            )
-    if up_to_low < count <= under_high:
-        below, above, limit = [t[1] for t in tallies], low, high
-    elif count <= under:  # the sample was misleading
-        below, above, limit = [0] * len(parts), None, low
+    under_low, to_low, under_high, to_high = map(list, zip(*tallies, strict=True))
+    for value, below, to in ((low, under_low, to_low), (high, under_high, to_high)):
+        if sum(below) < count <= sum(to):
+            return Threshold(value, below, [b - a for a, b in zip(below, to, strict=True)])
+    where: Callable[[Tensor], Tensor]
+    if sum(to_low) < count <= sum(under_high):
+        below, where = to_low, lambda piece: (piece > low) & (piece < high)
+    elif count <= sum(under_low):  # the sample was misleading
+        below, where = [0] * len(parts), lambda piece: piece < low
     else:
-        below, above, limit = [t[3] for t in tallies], high, None
-    inside = [between(living(*part, dtype), above, limit) for part in parts]
+        below, where = to_high, lambda piece: piece > high
+    inside = [torch.cat([p[where(p)] for p in living(*part, dtype)]) for part in parts]
     value = float(joined(inside).kthvalue(count - sum(below)).values)
     return Threshold(
         value,
@@ -99,10 +158,10 @@ def bracket(
 
 
 def stride(total: int) -> int:
-    """Every how-manieth of ``total`` scores to look at: about 4 total^(2/3) of them, which is also
-    how many a bracket of 4 standard deviations to each side then holds.
+    """How far apart the scores of a sample are. Of ``total`` it then has about 4 total^(2/3), which
+    is also how many scores a bracket of 4 standard deviations to each side holds.
 
-    It is odd so that no period of kernels and channels is met, and takes no random numbers.
+    It is odd, so that it keeps no step with kernels and channels, and takes no random numbers.
     """
     return int(total ** (1 / 3) / 4) | 1
 
@@ -114,8 +173,8 @@ def sample(scores: Tensor, alive: Tensor, every: int, dtype: torch.dtype) -> Ten
 
 
 def living(scores: Tensor, alive: Tensor, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
-    """The scores in the order of their index, in pieces that a processor's cache holds (a GPU
-    takes them whole), NaN where they take no part: no comparison is true of it."""
+    """The scores in the order of their index, NaN where they take no part: no comparison is true
+    of it. They come in pieces that fit into a processor's cache; a GPU takes them whole."""
     for piece, mask in pieces(scores, alive, dtype):
         yield piece if mask is None else nan_where(~mask, piece)
 
@@ -128,7 +187,7 @@ def ends(scores: Tensor, alive: Tensor) -> tuple[float, float]:
     ]
     low, high = torch.cat(found).aminmax() if found else (0.0, 0.0)
     if isnan(low):
-        raise ValueError("a score is NaN; the weights or the gradients are no longer finite")
+        raise ValueError(NAN)
     return min(0.0, float(low)), max(0.0, float(high))
 
 
@@ -146,36 +205,30 @@ def pieces(
 
 
 def nan_where(mask: Tensor, values: Tensor) -> Tensor:
-    """NaN in place of some of the values. On the bits, as are masks: 10 times faster than where."""
+    """NaN in place of the values at ``mask``. It works on the bits: 10 times faster than where."""
     return bits(values).bitwise_or(mask.to(bits(values).dtype).neg_()).view(values.dtype)
 
 
 def zero_where(mask: Tensor, values: Tensor) -> Tensor:
-    """0 in place of some of the values."""
+    """0 in place of the values at ``mask``."""
     return bits(values).bitwise_and(mask.to(bits(values).dtype).sub_(1)).view(values.dtype)
 
 
 def bits(values: Tensor) -> Tensor:
+    """The same memory as integers."""
     return values.view(torch.int32 if values.element_size() == 4 else torch.int64)
 
 
-def tally(pieces: Iterator[Tensor], low: float, high: float) -> tuple[int, int, int, int]:
+def tally(pieces: Iterator[Tensor], low: float, high: float) -> list[int]:
     """How many are < low, <= low, < high and <= high."""
     bounds = ((torch.lt, low), (torch.le, low), (torch.lt, high), (torch.le, high))
     counts = [torch.stack([is_(p, end).count_nonzero() for is_, end in bounds]) for p in pieces]
-    return tuple(torch.stack(counts).sum(0).tolist()) if counts else (0, 0, 0, 0)
-
-
-def between(pieces: Iterator[Tensor], above: float | None, limit: float | None) -> Tensor:
-    """Those that are > above and < limit, where these are given."""
-    if above is None:
-        return torch.cat([piece[piece < limit] for piece in pieces])
-    if limit is None:
-        return torch.cat([piece[piece > above] for piece in pieces])
-    return torch.cat([piece[(piece > above) & (piece < limit)] for piece in pieces])
+    total: list[int] = torch.stack(counts).sum(0).tolist() if counts else [0] * len(bounds)
+    return total
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """All of them end to end, on the first one's device."""
     return torch.cat([tensor.to(tensors[0].device) for tensor in tensors])
 
 

@@ -4,14 +4,24 @@ A tensor of the smaller network is some of the elements of the larger one's. ``S
 what has a tensor of the same shape (an optimizer's moments, a mask, an average) takes the same.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
 
-Replaced = dict[nn.Parameter, tuple[nn.Parameter, Tensor | None]]
+
+class Change(NamedTuple):
+    """What was done to a parameter: the shape that it had, and which of its elements, as positions
+    in the shape that it has now, are left; None where all are new."""
+
+    shape: torch.Size
+    positions: Tensor | None
+
+
+Shrunk = dict[Tensor, Change]
 
 
 @dataclass(frozen=True)
@@ -54,13 +64,26 @@ class Smaller:
         }
 
 
-def smaller_(model: nn.Module, smaller: Smaller) -> Replaced:
-    """Makes ``model`` smaller. Its parameters are new ones: of each old one the new, and where its
-    elements were. Layers' widths, such as ``out_channels``, are set to fit."""
-    return _replace_(
-        model,
-        {name: (tensor, smaller.positions.get(name)) for name, tensor, _ in each_tensor(model)},
-    )
+class Follower(Protocol):
+    """A part that remembers something of a network between its cycles: it becomes smaller with the
+    network, and is saved and restored with it."""
+
+    def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
+        """Called when ``model`` has become ``smaller``: what is remembered of it follows."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the part remembers, as tensors, numbers and text; not a copy."""
+
+    def load_state_dict(self, state: dict[str, Any], model: nn.Module) -> None:
+        """Continues from a ``state_dict``; the weights of ``model`` are already as they were."""
+
+
+def smaller_(model: nn.Module, smaller: Smaller) -> Shrunk:
+    """Makes ``model`` smaller, in place: parameters and buffers stay the same objects and lose
+    elements, their gradients with them. Layers' widths, such as ``out_channels``, are set to fit.
+    What was done to each parameter is returned, for ``fit_``."""
+    found = {name: (tensor, smaller.positions.get(name)) for name, tensor, _ in each_tensor(model)}
+    return _set_(model, {n: (_taken(t, p), p) for n, (t, p) in found.items() if p is not None})
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -69,52 +92,52 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor, _ in named_tensors(model)}
 
 
-@torch.no_grad()
-def reshape_(model: nn.Module, wanted: Mapping[str, Any]) -> Replaced:
-    """Gives ``model`` tensors of the ``wanted`` shapes, by name, larger or smaller; those that
-    change are zeros, to be loaded. What is not named stays. ValueError if they are of another
+def reshape_(model: nn.Module, wanted: Mapping[str, Sequence[int]]) -> Shrunk:
+    """Gives ``model`` tensors of the ``wanted`` shapes, by name, larger or smaller, in place; those
+    that change are zeros, to be loaded. What is not named stays. ValueError if they are of another
     network."""
-    known = {name: tensor for name, tensor, _ in named_tensors(model)}
-    found = {}
-    for name, tensor in known.items():
+    found: dict[str, tuple[Tensor, Tensor | None]] = {}
+    for name, tensor, _ in named_tensors(model):
         shape = list(wanted.get(name, tensor.shape))
         if len(shape) != tensor.dim() or not all(
             isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in shape
         ):
             raise ValueError(f"it is of another network: {name} cannot have the shape {shape}")
-        same = list(tensor.shape) == shape
-        found[name] = (tensor if same else _like(tensor, shape).zero_(), None)
-    return _replace_(model, found)
+        if list(tensor.shape) != shape:
+            found[name] = _like(tensor, shape).zero_(), None
+    return _set_(model, found)
 
 
-def rebind_(optimizer: torch.optim.Optimizer, replaced: Replaced) -> None:
-    """Lets ``optimizer`` go on with the new parameters, and with what it remembers of the elements
-    that stay (momentum, Adam's moments). What it remembers in another shape, as Adafactor and LBFGS
-    do, begins anew."""
-    for group in optimizer.param_groups:  # in place: LBFGS keeps the list
-        group["params"][:] = [replaced.get(old, (old, None))[0] for old in group["params"]]
-    if hasattr(optimizer, "_numel_cache"):  # LBFGS's own
+def fit_(optimizer: Optimizer, shrunk: Mapping[Tensor, Sequence[Change]]) -> None:
+    """Makes what ``optimizer`` remembers of parameters, such as Adam's moments, smaller with them:
+    of the elements that stay it keeps what it knows. What it remembers in another shape, as
+    Adafactor and LBFGS do, begins anew. To be called once after each change."""
+    changed = 0
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for change in shrunk.get(parameter, ()):
+                changed += 1
+                _follow_(optimizer.state, parameter, change)
+    if changed and isinstance(optimizer, LBFGS):  # what it remembers is of all parameters together
+        optimizer.state.clear()
         optimizer._numel_cache = None
-    for parameter in list(optimizer.state):
-        state, (new, positions) = optimizer.state[parameter], replaced.get(parameter, (None, None))
-        if new is None:
-            if any(
-                isinstance(value, list) for value in state.values()
-            ):  # of all together, as LBFGS
-                optimizer.state.pop(parameter)
-            continue
-        optimizer.state.pop(parameter)
-        shapes = {value.shape for value in state.values() if isinstance(value, Tensor)}
-        alike = shapes <= {parameter.shape, torch.Size([])} and not any(
-            isinstance(value, list | dict) for value in state.values()
-        )
-        if positions is not None and alike:
-            optimizer.state[new] = {
-                key: _taken(value, positions)
-                if isinstance(value, Tensor) and value.shape == parameter.shape
-                else value
-                for key, value in state.items()
-            }
+
+
+def _follow_(states: dict[Tensor, dict[str, Any]], parameter: Tensor, change: Change) -> None:
+    state = states.get(parameter)
+    if not state:
+        return
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    nested = any(isinstance(value, list | dict) for value in state.values())
+    if not nested and all(v.shape in (parameter.shape, torch.Size([])) for v in tensors.values()):
+        return  # it was made or loaded after the change
+    alike = all(value.shape in (change.shape, torch.Size([])) for value in tensors.values())
+    if change.positions is None or nested or not alike:
+        states.pop(parameter)
+        return
+    for key, value in tensors.items():
+        if value.shape == change.shape:
+            state[key] = _taken(value, change.positions)
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
@@ -136,36 +159,45 @@ def each_tensor(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
 
 
 @torch.no_grad()
-def _replace_(model: nn.Module, found: Mapping[str, tuple[Tensor, Tensor | None]]) -> Replaced:
-    replaced: Replaced = {}
-    buffers: dict[int, Tensor] = {}
-    for name, old, module in list(each_tensor(model)):
-        value, positions = found.get(name, (old, None))
-        if positions is None and value is old:
+def _set_(model: nn.Module, found: Mapping[str, tuple[Tensor, Tensor | None]]) -> Shrunk:
+    """Gives tensors of ``model``, by name, new contents: each with the positions of its elements in
+    the old one, if they come from there."""
+    shrunk: Shrunk = {}
+    done: set[int] = set()
+    for name, tensor, _ in list(each_tensor(model)):
+        if name not in found or id(tensor) in done:
             continue
-        if positions is not None:
-            value = _taken(old, positions)
-        own = name.rpartition(".")[2]
-        if isinstance(old, nn.Parameter):
-            if old not in replaced:
-                new = nn.Parameter(value.detach(), requires_grad=old.requires_grad)
-                new.__dict__.update(old.__dict__)
-                if old.grad is not None and positions is not None and not old.grad.is_sparse:
-                    new.grad = _taken(old.grad, positions)
-                replaced[old] = new, positions
-            module._parameters[own] = replaced[old][0]
-        else:
-            module._buffers[own] = buffers.setdefault(id(old), value)
+        done.add(id(tensor))
+        value, positions = found[name]
+        gradient = None
+        if isinstance(tensor, nn.Parameter):
+            shrunk[tensor] = Change(tensor.shape, positions)
+            gradient, tensor.grad = tensor.grad, None
+        _exchange_(tensor, value)
+        if gradient is not None and positions is not None and not gradient.is_sparse:
+            tensor.grad = _taken(gradient, positions)
     for module in model.modules():
         _refresh_(module)
-    return replaced
+    return shrunk
+
+
+def _exchange_(tensor: Tensor, value: Tensor) -> None:
+    """Lets ``tensor`` have the content of ``value``, of another shape; it stays the same object.
+
+    A graph of an earlier step that still exists, such as that of a loss which somebody keeps, holds
+    on to the node that gathers the parameter's gradient, and that node knows its old shape. torch
+    makes a new one where the element type changes, hence the way around by another type; hooks on
+    the parameter stay.
+    """
+    other = torch.float32 if tensor.dtype == torch.float64 else torch.float64
+    tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+    tensor.data = value
 
 
 def _refresh_(module: nn.Module) -> None:
     """Sets what a layer says of its widths to what its tensors have."""
-    weight = getattr(module, "weight", None)
     if isinstance(module, nn.modules.conv._ConvNd):
-        outputs, inputs = weight.shape[:2]
+        outputs, inputs = module.weight.shape[:2]
         if module.transposed:
             module.in_channels, module.out_channels = outputs, inputs * module.groups
             return
@@ -174,18 +206,18 @@ def _refresh_(module: nn.Module) -> None:
             module.groups = outputs // each
         module.out_channels, module.in_channels = outputs, inputs * module.groups
     elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
+        module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-        known = weight if weight is not None else module.running_mean
+        known = module.running_mean if module.weight is None else module.weight
         if known is not None:
             module.num_features = len(known)
-    elif isinstance(module, nn.LayerNorm) and weight is not None:
-        module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.LayerNorm) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.PReLU):
-        module.num_parameters = len(weight)
+        module.num_parameters = len(module.weight)
 
 
-def depthwise(layer: nn.Module) -> bool:
+def depthwise(layer: nn.modules.conv._ConvNd) -> bool:
     """Whether every input channel of a convolution has filters of its own."""
     return layer.groups > 1 and layer.groups == layer.in_channels and not layer.transposed
 

@@ -1,11 +1,11 @@
-"""Which layers give the network's answers, and which parameters belong to a layer's outputs?"""
+"""Which layers make the network's outputs, and which parameters belong to a layer's own?"""
 
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import fx, nn
 
-from refine.sparsity.masks import prunable_names
+from refine.sparsity.layers import prunable_names
 
 
 def traced(model: nn.Module) -> fx.Graph | None:
@@ -20,10 +20,11 @@ def traced(model: nn.Module) -> fx.Graph | None:
 def answers(
     model: nn.Module, names: Iterable[str] | None = None, graph: fx.Graph | None = None
 ) -> set[str]:
-    """Of the tensors ``names`` (the prunable ones) those whose outputs reach the network's without
-    passing another: their channels are its answers. If nothing can be traced, the last one.
+    """The tensors whose layers make the network's outputs: no other of ``names`` comes after them.
+    If nothing can be traced, the last one.
 
-    graph: what ``traced(model)`` gave, to trace only once.
+    names: of weight tensors; by default the prunable ones. graph: what ``traced(model)`` gave, to
+    trace only once.
     """
     names = list(prunable_names(model) if names is None else names)
     graph = graph or traced(model)
@@ -34,7 +35,7 @@ def answers(
         node = nodes.pop()
         mine = [name for name in names if _belongs(name, node)]
         found.update(mine)
-        if not mine and node.target not in (getattr, "size"):  # a shape is no number of the layer's
+        if not mine and node.target not in (getattr, "size"):  # they give a shape
             nodes += [before for before in node.all_input_nodes if before not in seen]
             seen.update(node.all_input_nodes)
     return found or set(names[-1:])
@@ -48,10 +49,10 @@ def _belongs(name: str, node: fx.Node) -> bool:
 
 def attached(model: nn.Module, name: str, graph: fx.Graph | None = None) -> list[str]:
     """The parameters with an element for each output of the layer that tensor ``name`` belongs to:
-    its bias, and weight and bias of a batch norm that directly follows it.
+    its bias, and the weight and bias of a batch norm that directly follows it.
 
-    It is the norm that the trace shows; without one, the module defined next, if it is a batch
-    norm of that width. A norm that follows several layers belongs to none.
+    The trace shows which norm that is. Without a trace it is the module defined next, if that is a
+    batch norm of the layer's width. A norm that follows several layers belongs to none of them.
     """
     path = name.rpartition(".")[0]
     layer = model.get_submodule(path)

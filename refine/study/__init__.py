@@ -1,1 +1,1 @@
-"""A search over any settings: a layer of trials over refine/experiment.py's runs."""
+"""A search over any settings: each trial is a run of refine/experiment.py."""

@@ -21,8 +21,8 @@ several values is searched:
   model=simple_cnn,resnet20                             groups too
 
 Every trial is a run of its own in DIR/trials. A second start with the same options and overrides
-continues the study, and several at once share it. A trial that a killed process left is given up
-at the next trial of any other and does not count.
+continues the study, and several at once share it. A trial that a killed process left does not
+count; the next process that begins a trial gives it up.
 """
 EXAMPLES = """\
 examples:
@@ -35,12 +35,12 @@ It leaves in DIR: trials.csv, study.png, the runs (refine-report DIR/trials) and
 (refine-run --config-path DIR/best). Exit code: 0 done, 1 error, 2 unknown option, 130 interrupted.
 """
 PLACE = Path("results") / "studies"
-# Where a trial runs and what it leaves does not make it another study's.
+# Where a trial runs and what it leaves do not make it a trial of another study.
 APART = ("device=", "dataset.root=", "save_model=")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; its exit code."""
+    """Runs the command line and returns its exit code."""
     arguments = _arguments(argv)
     try:
         return _study(arguments)
@@ -82,7 +82,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="N",
         type=int,
         default=30,
-        help="how many there shall be in all, earlier starts' and failed ones too (default 30)",
+        help="how many in all, with those of earlier starts and failed ones (default 30)",
     )
     parser.add_argument(
         "--timeout",
@@ -101,8 +101,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="EPOCHS",
         type=int,
         default=0,
-        help="no trial is stopped in its first epochs, this many (default 0); later it is, once "
-        "five count, if its validation accuracy is below the median of theirs at the same epoch",
+        help="no trial is stopped in its first EPOCHS (default 0); later one is, once five count, "
+        "if its validation accuracy is below their median at the same epoch",
     )
     parser.add_argument(
         "--seed",
@@ -110,7 +110,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         type=int,
         default=0,
         help="of the search (default 0): in one process the same seed gives the same trials; "
-        "the runs' own is the override seed=",
+        "the seed of the runs is the override seed=",
     )
     return parser.parse_intermixed_args(argv)
 
@@ -124,7 +124,7 @@ def _study(arguments: argparse.Namespace) -> int:
             "needs optuna 4 or later: pip install 'runtime-refinement[study]'"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sys.path.append(str(Path.cwd()))  # one's own models and importances are found here
+    sys.path.append(str(Path.cwd()))  # the user's own models and importances are found here
     from rich.console import Console
 
     from refine.study.objective import Objective
@@ -138,9 +138,9 @@ def _study(arguments: argparse.Namespace) -> int:
     from refine.study.storage import Storage
 
     command = _command(arguments)
-    last_words = [name.rpartition(".")[2].strip("+") for name in space.searched]
+    names = [name.rpartition(".")[2].strip("+") for name in space.searched]
     digest = hashlib.sha256("\n".join(command).encode()).hexdigest()[:8]
-    directory = arguments.directory or PLACE / f"{'-'.join(last_words)[:60]}-{digest}"
+    directory = arguments.directory or PLACE / f"{'-'.join(names)[:60]}-{digest}"
     objective = Objective(None if arguments.pareto else arguments.at_sparsity)
     store = Storage(directory.expanduser(), command, objective)
     console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -178,11 +178,11 @@ def _check(arguments: argparse.Namespace) -> None:
         if not fine(value):
             raise SettingError(f"--{option.replace('_', '-')}", f"must be {right}, not {value:g}")
     if arguments.pareto and arguments.grace:
-        raise SettingError("--grace", "goes with one objective; --pareto stops no trial early")
+        raise SettingError("--grace", "cannot be given with --pareto, which stops no trial early")
 
 
 def _command(arguments: argparse.Namespace) -> list[str]:
-    """What makes the study this one: two commands with the same answer can share it."""
+    """What makes the study this one: two commands for which this is the same can share it."""
     goal = "--pareto" if arguments.pareto else f"--at-sparsity {arguments.at_sparsity:g}"
     overrides = ["".join(override.split()) for override in arguments.overrides]
     kept = sorted(override for override in overrides if not override.startswith(APART))

@@ -1,5 +1,9 @@
-"""Who else is at work in a directory? Told by locks that end with the process that holds them."""
+"""Which processes are at work in a directory?
 
+Each holds a lock on a file there, which the system releases when the process ends.
+"""
+
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -7,17 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     import msvcrt
-
-    fcntl = None
+else:
+    import fcntl
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time is in this block; the others wait."""
+    """A block that one process at a time is in; the others wait."""
     with path.open("ab") as file:
         while not _taken(file):
             time.sleep(0.02)
@@ -26,8 +28,10 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def at_work(directory: Path, lock: Path) -> Iterator[str]:
-    """A name for this process that is among ``living(directory)`` until the block or the process
-    ends, however it ends. ``lock``: whoever calls ``living`` holds it."""
+    """A name for this process, among ``living(directory)`` until the block or the process ends.
+
+    ``lock``: the file that has to be ``locked`` to call ``living``.
+    """
     name = uuid.uuid4().hex
     with locked(lock):
         directory.mkdir(exist_ok=True)
@@ -41,7 +45,7 @@ def at_work(directory: Path, lock: Path) -> Iterator[str]:
 
 
 def living(directory: Path) -> set[str]:
-    """The names of the processes that are at work; files of those that ended are removed."""
+    """The names of the processes at work; the files of those that have ended are removed."""
     names = set()
     for path in directory.iterdir():
         with path.open("ab") as file:
@@ -53,13 +57,13 @@ def living(directory: Path) -> set[str]:
     return names
 
 
-def _taken(file: IO) -> bool:
+def _taken(file: IO[bytes]) -> bool:
     """Takes the lock of ``file``, held until it is closed; False if another has it."""
     try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
+        if sys.platform == "win32":
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     return True

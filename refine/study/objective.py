@@ -1,4 +1,4 @@
-"""Which trial is better than which? Only validation accuracy and sparsity have a say."""
+"""Which of two trials is better, by validation accuracy and sparsity alone?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,39 +6,42 @@ from dataclasses import dataclass
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-POPULATION = 10  # a generation of NSGA-II; Optuna's 50 would be most studies' only one
-ROUNDING = 0.0005  # sparsities are told to 0.1 %, and a cut of whole weights may miss by one
+POPULATION = 10  # of an NSGA-II generation; with Optuna's 50, most studies would have only one
+ROUNDING = 0.0005  # sparsities are shown to 0.1 %, and a cut of whole weights may miss by one
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Highest validation accuracy among the trials of at least ``at_sparsity`` (fraction of all
-    parameters) or, if that is None, the Pareto front of both."""
+    """The highest validation accuracy among the trials with at least ``at_sparsity``, a fraction of
+    all parameters; with None, the Pareto front of accuracy and sparsity."""
 
     at_sparsity: float | None
 
     @property
-    def directions(self) -> list[str]:
-        return ["maximize"] * (2 if self.at_sparsity is None else 1)
+    def directions(self) -> list[StudyDirection]:
+        """What Optuna does with each of the ``values``."""
+        return [StudyDirection.MAXIMIZE] * (2 if self.at_sparsity is None else 1)
 
     def values(self, accuracy: float, sparsity: float) -> list[float]:
-        """What Optuna maximises. A trial that misses the sparsity has a negative value, how far
-        it misses: below every one that does not, and the better the nearer."""
+        """What Optuna maximises. The value of a trial that misses the sparsity is negative, by how
+        much it misses: it is below every trial that reaches it, and the nearer the better."""
         if self.at_sparsity is None:
             return [accuracy, sparsity]
         missing = self.at_sparsity - sparsity
         return [accuracy if missing <= ROUNDING else -missing]
 
     def ranked(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """The finished trials that have the sparsity, the most accurate first."""
+        """The finished trials that reach the sparsity, the most accurate first."""
         finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         reached = [trial for trial in finished if trial.values[0] >= 0]
         return sorted(reached, key=lambda trial: [*(-v for v in trial.values), trial.number])
 
     def best(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """One, or the Pareto front, the most accurate first; empty if none has the sparsity."""
+        """The best trial, or the Pareto front, the most accurate first; empty if none reaches the
+        sparsity."""
         ranked = self.ranked(trials)
         if self.at_sparsity is not None:
             return ranked[:1]
@@ -49,17 +52,17 @@ class Objective:
         return front
 
     def sampler(self, seed: int, number: int) -> BaseSampler:
-        """Proposes trial ``number``. A stream of random numbers for each, so that a continued
-        study draws what an uninterrupted one would, and processes do not repeat each other."""
+        """Proposes trial ``number``. Each has its own random numbers, so that a continued study
+        draws what an uninterrupted one would, and processes do not repeat each other."""
         own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         if self.at_sparsity is None:
             return NSGAIISampler(population_size=POPULATION, seed=own)
         return TPESampler(seed=own)
 
     def weak(self, trials: Sequence[FrozenTrial], trial: FrozenTrial, grace: int) -> bool:
-        """Whether Optuna's median rule ends ``trial`` now: its best validation accuracy is below
-        the median, at this epoch, of the trials that finished with the sparsity. Others do not
-        count: a network that is cut little is more accurate."""
+        """Whether Optuna's median rule ends ``trial`` now, because its best validation accuracy is
+        below the median, at this epoch, of the finished trials that reach the sparsity. Others do
+        not count: a network of which little is cut is more accurate."""
         peers = optuna.create_study(directions=self.directions)
         peers.add_trials(self.ranked(trials))
         return optuna.pruners.MedianPruner(n_warmup_steps=grace + 1).prune(peers, trial)

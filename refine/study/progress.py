@@ -1,4 +1,4 @@
-"""How is a study shown while it goes on? A line for each trial and, on a terminal, a bar."""
+"""How is a study shown while it runs? A line for each trial and, on a terminal, a bar."""
 
 from collections.abc import Sequence
 
@@ -15,18 +15,18 @@ STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
 
 
 def state(trial: FrozenTrial) -> str:
-    """How a trial ended, in a word."""
+    """How a trial ended, in one word."""
     left = "failed" if storage.PROBLEM in trial.user_attrs else "interrupted"
     return "running" if not trial.state.is_finished() else STATES.get(trial.state, left)
 
 
 def settings(trial: FrozenTrial) -> dict[str, object]:
-    """The values of what is searched, by the settings' names."""
+    """The trial's values of the searched settings, by name."""
     return {name.lstrip("+"): value for name, value in trial.params.items()}
 
 
 def shown(trial: FrozenTrial) -> dict[str, str]:
-    """The same as text; numbers to four digits."""
+    """The trial's ``settings`` as text; numbers to four digits."""
     return {
         name: f"{value:.4g}" if isinstance(value, float) else str(value)
         for name, value in settings(trial).items()
@@ -63,7 +63,7 @@ class Progress:
             self._bar.update(self._task, completed=row.epoch, figures=figures)
 
     def ended(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> None:
-        """A trial was told; ``trials`` are all of the study."""
+        """A trial has ended; ``trials`` are all of the study."""
         self.close()
         parts = [f"trial {trial.number}"]
         parts += [f"{name}={value}" for name, value in shown(trial).items()]

@@ -1,9 +1,10 @@
-"""What does a study leave? A table of all trials, a picture and the best configuration."""
+"""What does a study leave? A table of its trials, a figure and the best configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import AutoLocator
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
@@ -19,17 +20,17 @@ from refine.study.search import directory_of
 
 TRIALS_FILE, FIGURE_FILE, BEST = "trials.csv", "study.png", "best"
 KEPT = (storage.ACCURACY, storage.SPARSITY, storage.EPOCHS, storage.SECONDS, storage.PROBLEM)
-ROWS = 5  # of the table on the terminal, but for a front
+ROWS = 5  # of the table on the terminal; a front is shown in full
 GREY = "#999999"
 
 
 def write(store: storage.Storage, objective: Objective, console: Console) -> None:
     """Writes trials.csv, study.png and best/config.yaml, and prints the best trials.
 
-    ReportError if no trial has finished or none has the sparsity; then there is no best.
+    ReportError if no trial has finished, or none reaches the sparsity; then there is no best.
     """
     places = {name: store.directory / name for name in (TRIALS_FILE, FIGURE_FILE, BEST)}
-    with store.locked():  # another process shall not write what it knew before
+    with store.locked():  # so that no other process writes older results over these
         trials = store.trials()
         best = objective.best(trials)
         table = _table(trials, objective, store.directory)
@@ -57,8 +58,8 @@ def write(store: storage.Storage, objective: Objective, console: Console) -> Non
 
 
 def picture(trials: Sequence[FrozenTrial], objective: Objective) -> Figure:
-    """Validation accuracy against sparsity and the front or, with one objective, of every trial
-    in its order and of the best so far."""
+    """Validation accuracy against sparsity, with the Pareto front; with one objective, that of each
+    trial in their order, and the best so far."""
     measured = [trial for trial in trials if storage.ACCURACY in trial.user_attrs]
     if objective.at_sparsity is None:
         figure, axes = one_panel("sparsity (% of all parameters)", "validation accuracy (%)")
@@ -76,14 +77,16 @@ def picture(trials: Sequence[FrozenTrial], objective: Objective) -> Figure:
         numbers, accuracies = _points(reached)
         so_far = [max(accuracies[: n + 1]) for n in range(len(accuracies))]
         axes.step(numbers, so_far, where="post", color=COLOURS[1], lw=1.2, label="best so far")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        locator = AutoLocator()
+        locator.set_params(integer=True)
+        axes.xaxis.set_major_locator(locator)
     figure.legend(fontsize=7, frameon=False, ncols=2, loc="outside lower center")
     return figure
 
 
-def _points(trials: Sequence[FrozenTrial], x: str | None = None) -> tuple[list, list]:
-    """Their numbers, or what they keep as ``x`` in per cent, and their accuracies in per cent."""
-    across = [100 * trial.user_attrs[x] if x else trial.number for trial in trials]
+def _points(trials: Sequence[FrozenTrial], x: str | None = None) -> tuple[list[float], list[float]]:
+    """The trials' numbers, or their ``x`` in per cent, and their accuracies in per cent."""
+    across: list[float] = [100 * trial.user_attrs[x] if x else trial.number for trial in trials]
     return across, [100 * trial.user_attrs[storage.ACCURACY] for trial in trials]
 
 

@@ -1,4 +1,4 @@
-"""How is a study carried out? Ask for a trial, run it, tell what it measured."""
+"""How is a study carried out? Ask for a trial, run it, record what it measured."""
 
 import time
 from dataclasses import dataclass
@@ -23,8 +23,11 @@ PRUNED = "pruned"
 
 @dataclass(frozen=True)
 class Search:
-    """``trials`` there shall be in all; none is begun after ``timeout`` seconds. ``grace``: the
-    epochs in which no trial is stopped."""
+    """What to search, and for how long.
+
+    ``trials`` is their number in all; none is begun after ``timeout`` seconds. In its first
+    ``grace`` epochs no trial is stopped.
+    """
 
     space: Space
     objective: Objective
@@ -35,19 +38,19 @@ class Search:
 
 
 def search(plan: Search, store: Storage, progress: Progress) -> None:
-    """Runs trials until there are enough or the time is over."""
+    """Runs trials until there are enough, or the time is over."""
     started = time.monotonic()
     with store.at_work():
         while plan.timeout is None or time.monotonic() - started < plan.timeout:
             trial = store.ask(plan.space, plan.seed, plan.trials)
             if trial is None:
                 break
-            ended = _try(trial, plan, store, _Watch(trial, plan, store, progress))
-            progress.ended(ended, store.trials())
+            tried = _try(trial, plan, store, _Watch(trial, plan, store, progress))
+            progress.ended(tried, store.trials())
 
 
 class _Watch:
-    """The display of a trial's run: it ends the run if the trial is weak."""
+    """The display of a trial's run, which ends the run if the trial is weak."""
 
     def __init__(self, trial: Trial, plan: Search, store: Storage, progress: Progress):
         self._trial, self._plan, self._store = trial, plan, store
@@ -56,14 +59,17 @@ class _Watch:
         self.last: EpochRow | None = None
 
     def begin(self, headline: str, epochs: int) -> None:
+        """A run of ``epochs`` epochs starts."""
         self._epochs = epochs
         self._log.begin(headline, epochs)
         self._progress.begin(self._trial.number, epochs)
 
     def step(self, step: int, steps: int) -> None:
+        """Training is at ``step`` of the epoch's ``steps``."""
         self._progress.step(step / steps)
 
     def show(self, row: EpochRow | CycleRow) -> None:
+        """A row was recorded; raises a Stop if the trial is weak."""
         self._log.show(row)
         if not isinstance(row, EpochRow):
             return
@@ -72,21 +78,22 @@ class _Watch:
         objective = self._plan.objective
         if objective.at_sparsity is None or row.epoch == self._epochs:
             return
+        assert row.validation_accuracy is not None  # ``checked`` asks for validation images
         trials = self._store.report(self._trial, row.validation_accuracy, row.epoch)
         if objective.weak(trials, trials[self._trial.number], self._plan.grace):
             raise Stop(PRUNED, f"weaker than the median of the trials after epoch {row.epoch}")
 
     def end(self, summary: dict[str, Any], directory: Path) -> None:
-        pass
+        """The run is over."""
 
 
 def _try(trial: Trial, plan: Search, store: Storage, watch: _Watch) -> FrozenTrial:
-    """Runs a trial and tells what became of it; Ctrl-C leaves it to the store."""
+    """Runs a trial and records how it ended; after Ctrl-C that is left to the store."""
     started = time.monotonic()
     kept: dict[str, Any] = {}
     try:
         config = checked(plan.space.overrides(trial.params))
-        config.checkpoint.every = 0  # a trial that is killed is not gone on with
+        config.checkpoint.every = 0  # a trial that is killed is never resumed
         summary = run(config, watch, str(directory_of(trial, store.directory)))
         if summary["validation_accuracy"] is None:
             raise SettingError(
@@ -99,7 +106,7 @@ def _try(trial: Trial, plan: Search, store: Storage, watch: _Watch) -> FrozenTri
         if stop.status != PRUNED:
             raise
         state = TrialState.PRUNED
-    except Exception as error:  # whatever is wrong with it, the next may be sound
+    except Exception as error:  # whatever is wrong with it, the next trial may be sound
         kept[storage.PROBLEM] = " ".join(explain(error).split()) or type(error).__name__
         state = TrialState.FAIL
     if watch.last is not None:
@@ -111,5 +118,5 @@ def _try(trial: Trial, plan: Search, store: Storage, watch: _Watch) -> FrozenTri
 
 
 def directory_of(trial: Trial | FrozenTrial, directory: Path) -> Path:
-    """Of the trial's run, in the study's ``directory``."""
+    """The directory of the trial's run, in the study's ``directory``."""
     return directory / "trials" / f"{trial.number:04}"

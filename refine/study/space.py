@@ -1,4 +1,4 @@
-"""What is searched? Overrides whose values are Hydra's sweeps, as distributions of Optuna."""
+"""Which settings are searched? Overrides with Hydra's sweeps become Optuna's distributions."""
 
 import math
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep, Sweep
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 from optuna.distributions import (
@@ -20,13 +20,13 @@ from refine.cli.compose import EXPLAINED, composed
 from refine.config import validate
 from refine.errors import SettingError
 
-KINDS = "choice(a,b), interval(0.1,0.5), range(1,6), tag(log,interval(1e-4,1e-1))"
+VALUES = "choice(a,b), interval(0.1,0.5), range(1,6), tag(log,interval(1e-4,1e-1))"
 
 
 @dataclass(frozen=True)
 class Space:
-    """``fixed`` overrides, and what is searched by the name of its override, as in
-    ``pruner.ratio`` or ``+model.width``; of a categorical the values are as typed."""
+    """``fixed`` overrides, and a distribution for the key of each searched one, such as
+    ``pruner.ratio`` or ``+model.width``; the values of a categorical one are as typed."""
 
     fixed: list[str]
     searched: dict[str, BaseDistribution]
@@ -37,13 +37,13 @@ class Space:
 
 
 def parsed(overrides: list[str]) -> Space:
-    """The space that ``overrides`` declare; SettingError if they declare none or an empty one."""
+    """The space that ``overrides`` declare; SettingError if there is nothing to search."""
     try:
         entries = OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:
         reasons = [line for line in error.message.splitlines() if "parsing override" not in line]
         raise SettingError(error.override, reasons[0] if reasons else error.message) from None
-    fixed = [entry.input_line for entry in entries if not entry.is_sweep_override()]
+    fixed = [text for text, o in zip(overrides, entries, strict=True) if not o.is_sweep_override()]
     searched: dict[str, BaseDistribution] = {}
     names = [entry.get_key_element().lstrip("+") for entry in entries]
     for entry, name in zip(entries, names, strict=True):
@@ -52,18 +52,21 @@ def parsed(overrides: list[str]) -> Space:
                 raise SettingError(name, "is given twice; leave one")
             searched[entry.get_key_element()] = _distribution(name, entry)
     if not searched:
-        raise SettingError("nothing to search", f"give a setting several values, such as {KINDS}")
+        raise SettingError("nothing to search", f"give a setting several values, such as {VALUES}")
     return Space(fixed, searched)
 
 
 def check(space: Space) -> None:
-    """Composes and validates both ends of every distribution and every choice, the other settings
-    at their first values, then at their last: a mistake shall not wait for its trial. SettingError
-    or Hydra's error for a value that goes with neither."""
+    """Composes and validates both ends of every distribution, and every choice, so that a mistake
+    is found before the first trial.
+
+    The other settings have their first values, or else their last. SettingError or Hydra's error
+    for a value that is valid with neither.
+    """
     ends = {name: list(_ends(searched)) for name, searched in space.searched.items()}
     for name, values in ends.items():
         for value in values:
-            problems = []
+            problems: list[Exception] = []
             for others in (0, -1):
                 trial = {other: choices[others] for other, choices in ends.items()} | {name: value}
                 try:
@@ -77,7 +80,7 @@ def check(space: Space) -> None:
 
 
 def checked(overrides: list[str]) -> DictConfig:
-    """The valid configuration of ``overrides``, one that a study can choose by."""
+    """The valid configuration of ``overrides``; SettingError if a study cannot use it."""
     config = composed(overrides)
     validate(config)
     if config.dataset.validation_size == 0:
@@ -95,15 +98,22 @@ def _distribution(name: str, entry: Override) -> BaseDistribution:
     value = entry.value()
     if isinstance(value, Glob):
         raise SettingError(name, "a study needs the options by name, such as choice(a,b)")
+    assert isinstance(value, Sweep)  # every sweep but a Glob is one
     log = "log" in value.tags
     if value.tags - {"log"} or (log and entry.is_choice_sweep()):
-        raise SettingError(name, "tag(log,...) goes with interval and range, and is the only tag")
+        raise SettingError(
+            name, "the only tag is log, as in tag(log,interval(1,9)), and not for choices"
+        )
+    low: float | None
+    high: float | None
+    step: float | None = None
     if isinstance(value, IntervalSweep):
-        low, high, step = value.start, value.end, None
-        if not -math.inf < low < high < math.inf:
-            raise SettingError(name, f"interval({low:g},{high:g}) is none; the lower end is first")
+        low, high = value.start, value.end
+        if low is None or high is None or not -math.inf < low < high < math.inf:
+            shown = f"interval({low:g},{high:g})"
+            raise SettingError(name, f"{shown} is empty or endless; the lower end is first")
     elif isinstance(value, RangeSweep):
-        numbers = sorted(value.range()) if value.step else []
+        numbers: list[float] = sorted(value.range()) if value.step else []
         if not numbers:
             shown = f"range({value.start},{value.stop},{value.step})"
             raise SettingError(name, f"{shown} is empty; it goes from its start to below its stop")
@@ -121,5 +131,5 @@ def _distribution(name: str, entry: Override) -> BaseDistribution:
 def _ends(searched: BaseDistribution) -> Iterator[Any]:
     if isinstance(searched, CategoricalDistribution):
         yield from searched.choices
-    else:
+    elif isinstance(searched, FloatDistribution | IntDistribution):
         yield from (searched.low, searched.high)

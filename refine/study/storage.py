@@ -1,8 +1,9 @@
-"""Which trials are there, whichever process made them? A study on disk that several share."""
+"""Which trials does a study have? It is on disk, and several processes can share it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 import optuna
 from optuna.storages import JournalStorage
@@ -16,18 +17,18 @@ from refine.study.objective import Objective
 from refine.study.space import Space
 
 NAME, JOURNAL, LOCK, PROCESSES = "refine-study", "study.journal", ".lock", ".processes"
-# Keys of what is kept of a trial, beside its values. A failed trial without PROBLEM was left by
-# its process: it does not count.
+# Keys of what is kept of a trial beside its values. A failed trial without PROBLEM was abandoned by
+# its process and does not count.
 OWNER, PROBLEM, ACCURACY, SPARSITY, EPOCHS, SECONDS = (
     "process", "problem", "validation_accuracy", "sparsity", "epochs", "seconds",
 )  # fmt: skip
 
 
 class Storage:
-    """The study in ``directory``, made if there is none; a context while this process is at work.
+    """The study in ``directory``, which is made if there is none.
 
-    ``command``: what makes it this study, options and overrides. SettingError if the directory
-    cannot be written, belongs to something else or to a study of another command.
+    ``command``: the options and overrides that make it this study. SettingError if the directory
+    cannot be written, or holds something else or a study of another command.
     """
 
     def __init__(self, directory: Path, command: list[str], objective: Objective):
@@ -69,7 +70,7 @@ class Storage:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """This process has trials of its own; what it leaves running at the end has failed."""
+        """A block in which this process runs trials; those still running at its end have failed."""
         with at_work(self.directory / PROCESSES, self._lock) as self._process:
             try:
                 yield
@@ -77,17 +78,17 @@ class Storage:
                 with locked(self._lock), uninterrupted():
                     self._close(lambda owner: owner == self._process)
 
-    def locked(self):
-        """One process at a time is in this block."""
+    def locked(self) -> AbstractContextManager[None]:
+        """A block that one process at a time is in."""
         return locked(self._lock)
 
     def trials(self) -> list[FrozenTrial]:
-        """All of them, in the order of their numbers."""
-        with uninterrupted():  # as all below: within it, Optuna may take Ctrl-C for another error
+        """All trials, in the order of their numbers."""
+        with uninterrupted():  # here and below, because Optuna may turn Ctrl-C into another error
             return self._study.get_trials(deepcopy=False)
 
     def ask(self, space: Space, seed: int, limit: int) -> Trial | None:
-        """A new trial, with its values; None if there are ``limit`` that count."""
+        """A new trial with its values; None if ``limit`` trials count already."""
         with locked(self._lock), uninterrupted():
             alive = living(self.directory / PROCESSES)
             self._close(lambda owner: owner not in alive)
@@ -100,13 +101,13 @@ class Storage:
             return trial
 
     def report(self, trial: Trial, accuracy: float, epoch: int) -> list[FrozenTrial]:
-        """Keeps a running trial's validation accuracy; all trials, with that."""
+        """Keeps a running trial's validation accuracy; all trials, including it."""
         with uninterrupted():
             trial.report(accuracy, epoch)
         return self.trials()
 
-    def tell(self, trial: Trial, state: TrialState, kept: dict[str, object]) -> FrozenTrial:
-        """Ends a trial; ``kept`` by the keys above."""
+    def tell(self, trial: Trial, state: TrialState, kept: dict[str, Any]) -> FrozenTrial:
+        """Ends a trial in ``state``; what is kept of it is by the keys above."""
         values = None
         if state == TrialState.COMPLETE:
             values = self._objective.values(kept[ACCURACY], kept[SPARSITY])
@@ -115,7 +116,8 @@ class Storage:
                 trial.set_user_attr(key, value)
             return self._study.tell(trial, values, state)
 
-    def _close(self, theirs) -> None:
+    def _close(self, theirs: Callable[[str | None], bool]) -> None:
+        """Fails the running trials whose process is one of ``theirs``."""
         for trial in self.trials():
             if trial.state == TrialState.RUNNING and theirs(trial.user_attrs.get(OWNER)):
                 self._study.tell(trial.number, state=TrialState.FAIL)
@@ -125,5 +127,5 @@ def _counts(trial: FrozenTrial) -> bool:
     return trial.state != TrialState.FAIL or PROBLEM in trial.user_attrs
 
 
-def _refuse(problem: str) -> None:
+def _refuse(problem: str) -> NoReturn:
     raise SettingError("--directory", problem)

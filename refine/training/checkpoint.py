@@ -19,14 +19,13 @@ from torch import nn
 from refine.errors import SettingError
 from refine.records.files import written_whole
 from refine.records.rows import CHECKPOINT_FILES, CycleRow, EpisodeRow, EpochRow
-from refine.recovery import WeightRewind
-from refine.refinement import RuntimeRefinement
 from refine.rng import random_state, set_random_state
 from refine.training.learning_rate import LearningRate
 from refine.training.position import Position
-from refine.training.step import Stepper
+from refine.training.trainer import Trainer
 
-MAGIC = b"runtime-refinement checkpoint 1, sha256 "
+MAGIC = b"runtime-refinement checkpoint 2, sha256 "
+EARLIER = b"runtime-refinement checkpoint 1, "
 # What a learning rate's curve may set in an optimizer's groups; the rest is the optimizer's own.
 OF_THE_CURVE = (
     "params", "lr", "initial_lr", "max_lr", "min_lr", "momentum", "base_momentum", "max_momentum",
@@ -40,79 +39,77 @@ class Damaged(Exception):
 
 
 @dataclass
-class Parts:
-    """What changes while a run goes on; ``rows`` is what it has measured so far."""
+class Recorded:
+    """What a run has measured so far."""
 
-    stepper: Stepper
-    learning_rate: LearningRate
-    rewind: WeightRewind | None
-    refinement: RuntimeRefinement
-    generator: torch.Generator
-    position: Position
     rows: Rows = field(default_factory=list)
     episodes: list[EpisodeRow] = field(default_factory=list)
 
-    def state(self) -> dict[str, Any]:
-        """All of it, to be saved; not a copy."""
-        model, optimizer = self.refinement.model, self.stepper.optimizer.state_dict()
-        weights = model.state_dict()
-        return {
-            "model": weights,
-            "buffers": {n: kept for n, kept in model.named_buffers() if n not in weights},
-            "alive": dict(self.refinement.masks),
-            "refinement": self.refinement.state_dict(),
-            "optimizer": optimizer["state"],
-            "groups": optimizer["param_groups"],
-            "scaler": self.stepper.precision.state_dict(),
-            "order": self.generator.get_state(),
-            "replay": self.refinement.replay.state_dict(),
-            "learning_rate": self.learning_rate.state_dict(),
-            "rewind": self.rewind.state_dict() if self.rewind else {},
-            "random": random_state(),
-            "position": vars(self.position),
-            "epochs": [asdict(row) for row in self.rows if isinstance(row, EpochRow)],
-            "episodes": [asdict(row) for row in self.episodes],
-            "cycle_rows": [asdict(row) for row in self.rows if isinstance(row, CycleRow)],
-        }
+    def take(self, other: "Recorded") -> None:
+        """Becomes equal to ``other``, in place."""
+        self.rows[:], self.episodes[:] = other.rows, other.episodes
 
-    def restore_(self, state: dict[str, Any]) -> None:
-        """Brings all of it to where ``state`` was taken.
 
-        The learning rate follows its curve from the start again, so that a run of more epochs than
-        before has the rates of the longer curve from here on.
-        """
-        model = self.refinement.model
-        sizes = {n: t.shape for n, t in (state["model"] | state["buffers"]).items()}
-        self.refinement.reshape_(sizes)
-        model.load_state_dict(state["model"])
-        with torch.no_grad():
-            for name, buffer in state["buffers"].items():
-                model.get_buffer(name).copy_(buffer)
-        masks = self.refinement.masks
-        masks.load_(state["alive"])
-        self.refinement.load_state_dict(state["refinement"])
-        position = Position(**state["position"])
-        for sums in (position.losses, position.right):
-            sums[:] = [value.to(self.refinement.device) for value in sums]
-        vars(self.position).update(vars(position))
-        self.stepper.optimizer._opt_called = True  # else torch warns of a rate before a step
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.learning_rate.follow_(state["learning_rate"])
-        optimizer = self.stepper.optimizer
-        groups = optimizer.state_dict()["param_groups"]
-        for group, before in zip(groups, state["groups"], strict=True):
-            group |= {name: value for name, value in before.items() if name not in OF_THE_CURVE}
-        optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
-        self.learning_rate.load_state_dict(state["learning_rate"])
-        if self.rewind:
-            self.rewind.load_state_dict(state["rewind"])
-        self.stepper.precision.load_state_dict(state["scaler"])
-        self.generator.set_state(state["order"])
-        self.refinement.replay.load_state_dict(state["replay"])
-        set_random_state(state["random"])
-        self.rows[:] = rows(state)
-        self.episodes[:] = [EpisodeRow(**row) for row in state["episodes"]]
+def state_of(trainer: Trainer, recorded: Recorded) -> dict[str, Any]:
+    """All that changes while a run goes on, to be saved; not a copy."""
+    model, stepper = trainer.model, trainer.stepper
+    weights, optimizer = model.state_dict(), stepper.optimizer.state_dict()
+    rows = recorded.rows
+    return {
+        "model": weights,
+        "buffers": {n: kept for n, kept in model.named_buffers() if n not in weights},
+        "alive": dict(trainer.refinement.masks),
+        "refinement": trainer.refinement.state_dict(),
+        "optimizer": optimizer["state"],
+        "groups": optimizer["param_groups"],
+        "scaler": stepper.precision.state_dict(),
+        "order": trainer.generator.get_state(),
+        "learning_rate": trainer.learning_rate.state_dict(),
+        "random": random_state(),
+        "position": vars(trainer.at),
+        "epochs": [asdict(row) for row in rows if isinstance(row, EpochRow)],
+        "cycle_rows": [asdict(row) for row in rows if isinstance(row, CycleRow)],
+        "episodes": [asdict(row) for row in recorded.episodes],
+    }
+
+
+def restore_(trainer: Trainer, state: dict[str, Any]) -> Recorded:
+    """Brings all of it to where ``state`` was taken; what had been measured.
+
+    The learning rate follows its curve from the start again, so that a run of more epochs than
+    before has the rates of the longer curve from here on.
+    """
+    model, refinement, stepper = trainer.model, trainer.refinement, trainer.stepper
+    refinement.reshape_({n: t.shape for n, t in (state["model"] | state["buffers"]).items()})
+    model.load_state_dict(state["model"])
+    with torch.no_grad():
+        for name, buffer in state["buffers"].items():
+            model.get_buffer(name).copy_(buffer)
+    refinement.masks.load_(state["alive"])
+    refinement.load_state_dict(state["refinement"])
+    position = Position(**state["position"])
+    for sums in (position.losses, position.right):
+        sums[:] = [value.to(refinement.device) for value in sums]
+    trainer.at.move_to(position)
+    _restore_optimizer_(stepper.optimizer, trainer.learning_rate, state)
+    stepper.precision.load_state_dict(state["scaler"])
+    trainer.generator.set_state(state["order"])
+    set_random_state(state["random"])
+    return Recorded(rows(state), [EpisodeRow(**row) for row in state["episodes"]])
+
+
+def _restore_optimizer_(
+    optimizer: torch.optim.Optimizer, learning_rate: LearningRate, state: dict[str, Any]
+) -> None:
+    optimizer._opt_called = True  # type: ignore[attr-defined]  # else a rate before a step warns
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learning_rate.follow_(state["learning_rate"])
+    groups = optimizer.state_dict()["param_groups"]
+    for group, before in zip(groups, state["groups"], strict=True):
+        group |= {name: value for name, value in before.items() if name not in OF_THE_CURVE}
+    optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+    learning_rate.load_state_dict(state["learning_rate"])
 
 
 def rows(state: dict[str, Any]) -> Rows:
@@ -164,9 +161,12 @@ class Checkpoints:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint file, on the CPU; Damaged if it is not what was written."""
+    """The state in a checkpoint file, on the CPU; Damaged if it is not what was written, a
+    SettingError if an earlier version wrote it."""
     content = path.read_bytes()
     head, _, body = content.partition(b"\n")
+    if head.startswith(EARLIER):
+        raise SettingError("resume", f"{path} is of an earlier version of this program")
     if not head.startswith(MAGIC):
         raise Damaged("is no checkpoint, or cut short")
     if hashlib.sha256(body).hexdigest().encode() != head.removeprefix(MAGIC):

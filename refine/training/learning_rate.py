@@ -1,41 +1,32 @@
 """What rate does the next training step have?"""
 
-from typing import Any, Protocol
+from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
 
 from refine.datasets.course import Course
 from refine.recovery import Recovery
-
-
-class Schedule(Protocol):
-    """What refine/schedule.py offers."""
-
-    by: str  # "epoch" or "step"
-    grows: bool  # says itself when weights grow back
-
-    def due(self, at: int, surviving: int) -> float | None:
-        """The share of the ``surviving`` weights to cut after the epoch or step, if any."""
+from refine.schedule import Schedule
 
 
 def next_due(schedule: Schedule, after: int, length: int, surviving: int) -> int | None:
     """The first epoch (or step, with ``schedule.by``) behind ``after`` that a cycle follows, of
-    ``length``, as far as can be told from the ``surviving`` weights of now."""
+    ``length``, as far as the weights that are ``surviving`` now can tell."""
     later = range(after + 1, length + 1)
     return next((at for at in later if schedule.due(at, surviving) is not None), None)
 
 
 def steps_until_next(
-    schedule: Schedule, course: Course, batch_size: int, epoch: int, step: int, surviving: int
+    schedule: Schedule, course: Course, epoch: int, step: int, surviving: int
 ) -> int:
     """Training steps from behind ``step`` of the epoch after ``epoch`` until the next cycle, or
     until the end of the course."""
-    here = course.steps_before(epoch + 1, batch_size) + step
-    total = course.total_steps(batch_size)
+    here = course.steps_before(epoch + 1) + step
+    total = course.total_steps
     if schedule.by == "step":
         return (next_due(schedule, here, total, surviving) or total) - here
     last = next_due(schedule, epoch, course.epochs, surviving) or course.epochs
-    return course.steps_before(last + 1, batch_size) - here
+    return course.steps_before(last + 1) - here
 
 
 class LearningRate:
@@ -69,8 +60,7 @@ class LearningRate:
         return {"steps": self._steps, "recovery": self.recovery.state_dict()}
 
     def follow_(self, state: dict[str, Any]) -> None:
-        """Steps the scheduler to where ``state`` was: on the curve of this run, which may be longer
-        than that run's."""
+        """Steps the scheduler to where ``state`` was, on the curve of this run."""
         for _ in range(state["steps"]):
             self._step()
 

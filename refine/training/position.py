@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass
 class Position:
-    """``train`` moves it, and goes on from where it is.
+    """``Trainer`` moves it, and continues from where it is.
 
     epoch: epochs measured, the last with ``test_accuracy``; cycled: no cycle is left to do after
     it; best_validation: the greatest validation accuracy so far. step: steps done of the next
@@ -33,3 +33,15 @@ class Position:
     in_cycle: bool = False
     task: int = 0
     ended: list[list[float]] = field(default_factory=list)
+
+    def add(self, loss: Tensor, right: Tensor, count: int, rate: float) -> None:
+        """Moves on by a step on ``count`` images, ``right`` of which were answered correctly."""
+        self.losses.append(loss)
+        self.right.append(right)
+        self.seen += count
+        self.rate = rate
+        self.step += 1
+
+    def move_to(self, other: "Position") -> None:
+        """Becomes equal to ``other``."""
+        vars(self).update(vars(other))

@@ -1,21 +1,19 @@
 """How is a network trained and refined?
 
-``train`` is the one epoch loop; it yields a row for each epoch and for each cycle.
+``Trainer.rows`` is the one loop; it yields a row for each epoch and for each cycle.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from refine.batches import Batch
-from refine.cycle import CycleReport
 from refine.datasets.course import Course
 from refine.datasets.prepare import Data
 from refine.errors import TrainingError
-from refine.evaluation.forgetting import average_accuracy, forgetting
 from refine.records.rows import CycleRow, EpochRow
 from refine.recovery import WeightRewind
 from refine.refinement import RuntimeRefinement
@@ -23,219 +21,211 @@ from refine.rng import random_state, set_random_state
 from refine.training.learning_rate import LearningRate, Schedule, steps_until_next
 from refine.training.measure import Measuring
 from refine.training.position import Position
+from refine.training.rows import cycle_row, epoch_row
 from refine.training.step import Stepper
 
 ADVICE = "a lower trainer.optimizer.lr or trainer.precision=fp32 may help"
 CHECK_EVERY = 50  # steps between looks at the losses: a look waits for the GPU
 
 
-def train(
-    model: nn.Module,
-    course: Course,
-    *,
-    stepper: Stepper,
-    learning_rate: LearningRate,
-    refinement: RuntimeRefinement,
-    schedule: Schedule,
-    batch_size: int,
-    generator: torch.Generator,
-    scoring: Callable[[Data, int], Iterable[Batch]],
-    rewind: WeightRewind | None = None,
-    recovery_epochs: int | None = None,
-    tolerance: float | None = None,
-    position: Position | None = None,
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
-) -> Iterator[EpochRow | CycleRow]:
-    """Trains ``model`` and yields what was measured: an EpochRow after each epoch of the course
-    and, where ``schedule`` has a cycle due, a CycleRow after it.
+@dataclass
+class Trainer:
+    """Trains ``model`` on a course and refines it where ``schedule`` has a cycle due.
 
     generator: order and augmentation of the training images.
-    scoring: the batches of a task on which the cycle of that number scores weights.
+    scoring: the batches of a task on which the cycle of that number, from 1, scores weights.
     rewind: takes the weights back after each cut. recovery_epochs: how long a recovery takes; by
         default until the next cycle.
     tolerance: how far below its best so far a cut may bring the validation accuracy.
-    position: where to begin, with ``model`` and the others as they were there; moved on.
+    at: where to begin, with ``model`` and the others as they were there; it moves on.
     on_step: told the step of the epoch and their number, for a progress bar; may raise Stop.
-
-    TrainingError, with epoch and step, when a loss is no longer finite.
     """
-    at = position or Position()
-    measuring = Measuring(stepper.precision.autocast)
 
-    def so_far() -> list[Data]:
-        return course.tasks[: at.task + 1]
+    model: nn.Module
+    course: Course
+    stepper: Stepper
+    learning_rate: LearningRate
+    refinement: RuntimeRefinement
+    schedule: Schedule
+    generator: torch.Generator
+    scoring: Callable[[Data, int], Iterable[Batch]]
+    rewind: WeightRewind | None = None
+    recovery_epochs: int | None = None
+    tolerance: float | None = None
+    at: Position = field(default_factory=Position)
+    on_step: Callable[[int, int], None] = lambda step, steps: None
+    _started: float = field(init=False, repr=False, default=0.0)  # the epoch, less what went before
+    _steps: int = field(init=False, repr=False, default=0)  # of the epoch
 
-    def validated(network: nn.Module = model) -> float:
-        return measuring.validation(network, so_far()).accuracy
+    def rows(self) -> Iterator[EpochRow | CycleRow]:
+        """What was measured: an EpochRow after each epoch of the course and, where a cycle was due,
+        a CycleRow after it. TrainingError, with epoch and step, when a loss is no longer finite."""
+        self._plan_recovery()
+        yield from self._cycle_after_epoch()  # left undone by a stop, or before epoch 1
+        for epoch in range(self.at.epoch + 1, self.course.epochs + 1):
+            self._begin(epoch)
+            for images, labels in self._batches(epoch):
+                self._train_on(images, labels, epoch)
+                if self.schedule.by == "step":
+                    yield from self._cycle_after_step(epoch)
+                self._tell_step()
+            self.learning_rate.after_epoch()
+            yield self._measured(epoch)
+            yield from self._cycle_after_epoch()
 
-    def steps_ahead() -> int:
-        if recovery_epochs is not None:
-            return recovery_epochs * course.steps(min(at.epoch + 1, course.epochs), batch_size)
-        surviving = refinement.surviving
-        return steps_until_next(schedule, course, batch_size, at.epoch, at.step, surviving)
+    def cycle_due(self) -> float | None:
+        """The ratio of the cycle that is left to do after the epoch that was measured last, if one
+        is."""
+        if self.at.cycled or (self.schedule.by == "step" and self.at.epoch > 0):
+            return None
+        return self.schedule.due(self.at.epoch, self.refinement.method.surviving)
 
-    def recover() -> None:
-        if rewind:
-            rewind.rewind_()
-        learning_rate.recovery.restart(max(1, steps_ahead()))
+    @property
+    def _tasks(self) -> list[Data]:
+        """Those that training has come to, the present one last."""
+        return self.course.tasks[: self.at.task + 1]
 
-    def cycle(ratio: float) -> Iterator[CycleRow]:
-        by_epoch, task = at.step == 0, so_far()[-1]
+    @property
+    def _measure(self) -> Measuring:
+        return Measuring(self.stepper.precision.autocast)
+
+    def _begin(self, epoch: int) -> None:
+        """A task begins where the last one has ended; the clock of the epoch starts, or goes on."""
+        self._started = time.perf_counter() - self.at.seconds
+        if self.course.task(epoch) == self.at.task:
+            return
+        task = self._tasks[-1]
+        try:
+            self.refinement.end_task(task.plain(task.train))
+        except Exception as error:  # also what a user's own replay raises
+            raise TrainingError(f"the end of task {self.at.task + 1} failed: {error}") from error
+        self.at.task = self.course.task(epoch)
+        self.at.best_validation = None  # it was of fewer tasks
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        """The epoch's batches. Those of its steps that were done before a stop are drawn once more,
+        to get to the next."""
+        at, generator, now = self.at, self.generator, random_state()
+        loader = self._tasks[-1].training(self.course.batch_size, generator)
+        self._steps = len(loader)
+        if at.order is None:
+            at.order, at.random = generator.get_state(), now
+            self.refinement.begin_epoch()
+            if self.stepper.regularizer:
+                self.stepper.regularizer.begin_epoch(epoch, self._steps)
+        elif at.step:
+            generator.set_state(at.order)
+            set_random_state(at.random or now)
+        self.model.train()
+        before = at.step
+        for step, batch in enumerate(loader, 1):
+            if step <= before:
+                if step == before:
+                    set_random_state(now)
+                continue
+            yield batch
+
+    def _train_on(self, images: Tensor, labels: Tensor, epoch: int) -> None:
+        """One training step, and a look at the losses every now and then."""
+        at = self.at
+        loss, correct = self.stepper(images, labels)
+        at.add(loss, correct, len(labels), self.stepper.optimizer.param_groups[0]["lr"])
+        self.learning_rate.after_step()
+        if at.step % CHECK_EVERY == 0 or at.step == self._steps:
+            _check(at.losses, epoch)
+
+    def _tell_step(self) -> None:
+        self.at.seconds = time.perf_counter() - self._started
+        self.on_step(self.at.step, self._steps)
+
+    def _measured(self, epoch: int) -> EpochRow:
+        """The epoch's row; the position moves on behind it."""
+        at = self.at
+        if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
+            raise TrainingError(f"the weights are no longer finite after epoch {epoch}; {ADVICE}")
+        measured = self._measure.all(self.model, self._tasks)
+        seconds = time.perf_counter() - self._started
+        tasks = len(self.course.tasks)
+        row = epoch_row(epoch, at, measured, self.refinement, tasks, seconds)
+        valid = measured.validation
+        best = max(at.best_validation or 0.0, valid.accuracy) if valid else None
+        ended = [*at.ended, measured.by_task] if self.course.ends(epoch) else at.ended
+        at.move_to(Position(epoch, measured.test.accuracy, best, task=at.task, ended=ended))
+        return row
+
+    def _cycle_after_epoch(self) -> Iterator[CycleRow]:
+        if self.rewind:
+            self.rewind.note(self.at.epoch)
+        ratio = self.cycle_due()
+        if ratio is not None:
+            yield self._cycle(ratio)
+        self.at.cycled = True
+
+    def _cycle_after_step(self, epoch: int) -> Iterator[CycleRow]:
+        steps = self.course.steps_before(epoch) + self.at.step
+        ratio = self.schedule.due(steps, self.refinement.method.surviving)
+        if ratio is not None:
+            yield self._cycle(ratio)
+            self.model.train()
+
+    def _cycle(self, ratio: float) -> CycleRow:
+        """A cycle that cuts ``ratio``, its accuracies measured if it follows an epoch."""
+        at, task = self.at, self._tasks[-1]
+        by_epoch, adaptive = at.step == 0, self.tolerance is not None
         if by_epoch and at.test_accuracy is None:  # before the first epoch
-            at.test_accuracy = measuring.test(model, so_far()).accuracy
-        if tolerance is not None and at.best_validation is None:
-            at.best_validation = validated()
+            at.test_accuracy = self._tested(self.model)
+        if adaptive and at.best_validation is None:
+            at.best_validation = self._validated(self.model)
+        recovers = self.learning_rate.recovery.curve is not None or self.rewind is not None
         at.in_cycle = True
         try:
-            report = refinement.refinement_cycle(
+            report = self.refinement.refinement_cycle(
                 task.plain(task.train),
                 ratio,
-                evaluate=(lambda _: measuring.test(model, so_far()).accuracy) if by_epoch else None,
-                scoring=scoring(task, refinement.cycles + 1),
-                validate=task.validation and validated,
-                regrow=not schedule.grows,
-                floor=None if tolerance is None else at.best_validation - tolerance,
-                recover=recover if learning_rate.recovery.curve or rewind else None,
+                evaluate=self._tested if by_epoch else None,
+                scoring=self.scoring(task, self.refinement.cycles + 1),
+                validate=self._validated if task.validation else None,
+                regrow=not self.schedule.grows,
+                floor=self._floor(),
+                recover=self._recover if recovers else None,
             )
         except Exception as error:  # also what a user's own importance raises
             where = f"epoch {at.epoch}" + ("" if by_epoch else f", step {at.step}")
             raise TrainingError(f"the cycle after {where} failed: {error}") from error
         at.in_cycle, at.cycled = False, by_epoch
-        steps = course.steps_before(at.epoch + 1, batch_size) + at.step
-        yield _cycle_row(report, at, steps)
+        return cycle_row(report, at, self.course.steps_before(at.epoch + 1) + at.step)
 
-    def after_epoch() -> Iterator[CycleRow]:
-        if rewind:
-            rewind.note(at.epoch)
-        if cycle_follows(at, schedule, refinement):
-            yield from cycle(schedule.due(at.epoch, refinement.surviving))
-        at.cycled = True
+    def _tested(self, network: nn.Module) -> float:
+        return self._measure.test(network, self._tasks).accuracy
 
-    def end_task() -> None:
-        task = so_far()[-1]
-        try:
-            refinement.end_task(task.plain(task.train))
-        except Exception as error:
-            raise TrainingError(f"the end of task {at.task + 1} failed: {error}") from error
+    def _validated(self, network: nn.Module) -> float:
+        score = self._measure.validation(network, self._tasks)
+        if score is None:
+            raise ValueError("there are no validation images; set dataset.validation_size")
+        return score.accuracy
 
-    if recovery_epochs is None and not cycle_follows(at, schedule, refinement):
-        learning_rate.recovery.plan(steps_ahead())  # of a run that goes on, perhaps for longer
-    yield from after_epoch()
-    for epoch in range(at.epoch + 1, course.epochs + 1):
-        start = time.perf_counter() - at.seconds
-        if course.task(epoch) != at.task:
-            end_task()
-            at.task = course.task(epoch)
-            at.best_validation = None  # it was of fewer tasks
-        loader = so_far()[-1].training(batch_size, generator)
-        steps_before = course.steps_before(epoch, batch_size)
-        if at.order is None:
-            at.order, at.random = generator.get_state(), random_state()
-            refinement.begin_epoch()
-            if stepper.regularizer:
-                stepper.regularizer.begin_epoch(epoch, len(loader))
-        elif at.step:  # the batches of its first steps are drawn once more, to get to the next
-            generator.set_state(at.order)
-            now = random_state()
-            set_random_state(at.random)
-        model.train()
-        for step, (images, labels) in enumerate(loader, 1):
-            if step <= at.step:
-                if step == at.step:
-                    set_random_state(now)
-                continue
-            loss, correct = stepper(images, labels)
-            at.losses.append(loss)
-            at.right.append(correct)
-            at.seen += len(labels)
-            at.rate = stepper.optimizer.param_groups[0]["lr"]
-            learning_rate.after_step()
-            if step % CHECK_EVERY == 0 or step == len(loader):
-                _check(at.losses, epoch)
-            at.step = step
-            if schedule.by == "step":
-                ratio = schedule.due(steps_before + step, refinement.surviving)
-                if ratio is not None:
-                    yield from cycle(ratio)
-                    model.train()
-            at.seconds = time.perf_counter() - start
-            on_step(step, len(loader))
-        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
-            raise TrainingError(f"the weights are no longer finite after epoch {epoch}; {ADVICE}")
-        learning_rate.after_epoch()
+    def _floor(self) -> float | None:
+        if self.tolerance is None or self.at.best_validation is None:
+            return None
+        return self.at.best_validation - self.tolerance
 
-        measured = measuring.all(model, so_far())
-        validation, stream = measured.validation, {}
-        if len(course.tasks) > 1:
-            stream = {
-                "task": at.task + 1,
-                "average_accuracy": average_accuracy(measured.by_task),
-                "forgetting": forgetting(measured.by_task, at.ended),
-                "task_accuracies": json.dumps(measured.by_task),
-            }
-        row = EpochRow(
-            epoch=epoch,
-            train_loss=float(torch.stack(at.losses).mean()),
-            train_accuracy=int(torch.stack(at.right).sum()) / at.seen,
-            test_loss=measured.test.loss,
-            test_accuracy=measured.test.accuracy,
-            sparsity=refinement.sparsity,
-            prunable_sparsity=refinement.prunable_sparsity,
-            active_parameters=refinement.active_parameters,
-            total_parameters=refinement.total_parameters,
-            learning_rate=at.rate,
-            cycles=refinement.cycles,
-            epoch_seconds=time.perf_counter() - start,
-            validation_loss=validation.loss if validation else None,
-            validation_accuracy=validation.accuracy if validation else None,
-            **stream,
-        )
-        best = max(at.best_validation or 0.0, validation.accuracy) if validation else None
-        ended = [*at.ended, measured.by_task] if course.ends(epoch) else at.ended
-        next_at = Position(epoch, measured.test.accuracy, best, task=at.task, ended=ended)
-        vars(at).update(vars(next_at))
-        yield row
-        yield from after_epoch()
+    def _recover(self) -> None:
+        if self.rewind:
+            self.rewind.rewind_()
+        self.learning_rate.recovery.restart(max(1, self._steps_ahead()))
 
+    def _plan_recovery(self) -> None:
+        """A run that is resumed, perhaps for longer, has other steps until its next cycle."""
+        if self.recovery_epochs is None and self.cycle_due() is None:
+            self.learning_rate.recovery.plan(self._steps_ahead())
 
-def cycle_follows(at: Position, schedule: Schedule, refinement: RuntimeRefinement) -> bool:
-    """Whether a cycle is left to do after the epoch that was measured last."""
-    if at.cycled or (schedule.by == "step" and at.epoch > 0):
-        return False
-    return schedule.due(at.epoch, refinement.surviving) is not None
-
-
-def _cycle_row(report: CycleReport, at: Position, step: int) -> CycleRow:
-    measured = report.accuracy_after_cut is not None
-    return CycleRow(
-        cycle=report.cycle,
-        epoch=at.epoch,
-        ratio=report.ratio,
-        cut_weights=sum(report.cut.values()),
-        cut_by_tensor=json.dumps(report.cut),
-        sparsity=report.sparsity,
-        prunable_sparsity=report.prunable_sparsity,
-        active_parameters=report.active_parameters,
-        total_parameters=report.total_parameters,
-        test_accuracy_before=at.test_accuracy if measured else None,
-        test_accuracy_after_cut=report.accuracy_after_cut,
-        test_accuracy_after_replay=report.accuracy_after_replay,
-        replay_steps=report.replay_steps,
-        replay_loss=report.replay_loss,
-        importance_seconds=report.seconds["importance"],
-        downscale_seconds=report.seconds["downscale"],
-        cut_seconds=report.seconds["allocation"] + report.seconds["cut"],
-        replay_seconds=report.seconds["replay"],
-        step=step,
-        grown_weights=sum(report.grown.values()),
-        grown_by_tensor=json.dumps(report.grown),
-        regrowth_seconds=report.seconds["regrowth"],
-        memory_examples=report.memory_examples,
-        memory_bytes=report.memory_bytes,
-        cache_bytes=report.cache_bytes,
-        channels=report.channels,
-        macs=report.macs,
-    )
+    def _steps_ahead(self) -> int:
+        """Steps that a recovery takes from here on."""
+        at, course = self.at, self.course
+        if self.recovery_epochs is not None:
+            return self.recovery_epochs * course.steps(min(at.epoch + 1, course.epochs))
+        surviving = self.refinement.method.surviving
+        return steps_until_next(self.schedule, course, at.epoch, at.step, surviving)
 
 
 def _check(losses: list[Tensor], epoch: int) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from refine.cache import Cache, files, read_network
 from refine.cache.coding import packed, unpacked
 from refine.errors import SettingError
+from refine.pruning.cut import Masked
 from refine.pruning.granularity import filter as whole_filters
 from refine.refinement import RuntimeRefinement
 from refine.regrowth.regrowth import Regrowth
@@ -44,7 +45,7 @@ def by_lot(masks, share, seed=0):
 def cut(cache, cycle, masks, marked):
     """What the weights were before."""
     before = {name: weight.detach().clone() for name, weight in masks.weights().items()}
-    cache.note_cut(cycle, masks, marked)
+    cache.note_cut(cycle, model, masks, marked)
     masks.cut_(marked)
     return before
 
@@ -184,7 +185,7 @@ def test_a_cycle_that_is_done_again_replaces_what_it_was(cache):
     model = nn.Linear(4, 1)
     masks = Masks(model)
     for going in ([[True, False, False, False]], [[False, True, True, False]]):
-        cache.note_cut(1, masks, {"weight": torch.tensor(going)})
+        cache.note_cut(1, model, masks, {"weight": torch.tensor(going)})
     assert cache.cycles == [1]
     assert cache.entry(1)["weight"][0].tolist() == going
 
@@ -192,7 +193,7 @@ def test_a_cycle_that_is_done_again_replaces_what_it_was(cache):
 def test_a_cycle_without_a_cut_has_an_empty_entry(cache):
     model = nn.Linear(4, 1)
     masks = Masks(model)
-    cache.note_cut(1, masks, {})
+    cache.note_cut(1, model, masks, {})
     assert (cache.cycles, cache.entry(1), cache.restorable(masks)) == ([1], {}, ({}, {}))
 
 
@@ -214,7 +215,7 @@ def test_sizes_are_those_on_disk_or_in_memory(tmp_path, masks):
     kept = [Cache(), Cache(tmp_path)]
     for cache in kept:
         for cycle in (1, 2):
-            cache.note_cut(cycle, masks, by_lot(masks, 0.3, seed=cycle))
+            cache.note_cut(cycle, model, masks, by_lot(masks, 0.3, seed=cycle))
     sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
     for cache in kept:
         assert [cache.bytes_of(1), cache.bytes_of(2)] == sizes
@@ -267,7 +268,7 @@ def test_the_reference_is_the_network_with_everything_back(cache):
     unknown = {"0.weight": torch.zeros(10, 10, dtype=torch.bool)}  # cut, but not by a cycle
     unknown["0.weight"][masks["0.weight"].nonzero()[0].unbind()] = True
     masks.cut_(unknown)
-    reference = cache.reference(model, masks)
+    reference = cache.denser(model, masks)
     now = {name: weight.detach().clone() for name, weight in masks.weights().items()}
     first = by_lot({name: torch.ones_like(mask) for name, mask in masks.items()}, 0.3)
     for name, value in reference.values.items():
@@ -417,7 +418,7 @@ def test_a_damaged_head_is_named_too(damage, tmp_path):
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, model, masks):
     cache = Cache(tmp_path)
-    cache.note_cut(1, masks, by_lot(masks, 0.3))
+    cache.note_cut(1, model, masks, by_lot(masks, 0.3))
     before = (tmp_path / "cut-1.safetensors.z").read_bytes()
 
     def no_space(*arguments):
@@ -425,9 +426,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, model, masks):
 
     monkeypatch.setattr("refine.records.files.os.fsync", no_space)
     with pytest.raises(OSError, match="No space"):
-        cache.note_cut(1, masks, by_lot(masks, 0.5))
+        cache.note_cut(1, model, masks, by_lot(masks, 0.5))
     with pytest.raises(OSError, match="No space"):
-        cache.note_cut(2, masks, by_lot(masks, 0.5))
+        cache.note_cut(2, model, masks, by_lot(masks, 0.5))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
     assert cache.cycles == [1]
 
@@ -440,10 +441,8 @@ def test_a_channel_lives_again_as_a_whole():
     with torch.no_grad():
         model[1].bias.uniform_()
     images, labels = torch.randn(4, 1, 8, 8), torch.randint(0, 3, (4,))
-    refinement = RuntimeRefinement(
-        model, cache=Cache(), replay=Replay(steps=0), granularity=whole_filters,
-        downscale_factor=1.0,
-    )  # fmt: skip
+    pruner = Masked(granularity=whole_filters, downscale_factor=1.0)
+    refinement = RuntimeRefinement(model, pruner, cache=Cache(), replay=Replay(steps=0))
     before = model(images)
     refinement.refinement_cycle([(images, labels)], 0.5)
     assert not model(images).equal(before)

@@ -3,6 +3,7 @@
 import copy
 import logging
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,9 +61,7 @@ def test_every_network_at_half_its_macs_trains_is_saved_and_answers_the_same(
     model = NETWORKS[name]()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     dense = macs(model, SHAPE)
-    refinement = RuntimeRefinement(
-        model, structured=by_macs(), replay=Replay(steps=0), downscale_factor=1.0
-    )
+    refinement = RuntimeRefinement(model, by_macs(downscale_factor=1.0), replay=Replay(steps=0))
     report = refinement.refinement_cycle([images], 0.5)
     assert report.macs == macs(model, SHAPE) <= dense / 2 < 1.1 * report.macs
     trained(model, images, optimizer, steps=1)
@@ -84,7 +83,7 @@ def test_the_optimizer_lives_on_and_the_loss_goes_down(kind, images):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     if kind != "unseen":  # one that has not stepped is found at its next step
         trained(model, images, optimizer)
-    refinement = RuntimeRefinement(model, structured=by_macs(), replay=Replay(steps=0))
+    refinement = RuntimeRefinement(model, by_macs(), replay=Replay(steps=0))
     refinement.refinement_cycle([images], 0.5)
     losses = trained(model, images, optimizer, steps=12)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -102,9 +101,7 @@ def test_the_moments_of_the_channels_that_stay_are_carried_over(images):
     torch.manual_seed(0)
     model = simple_cnn()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    refinement = RuntimeRefinement(
-        model, structured=Structured(), replay=Replay(steps=0), downscale_factor=1.0
-    )
+    refinement = RuntimeRefinement(model, Structured(downscale_factor=1.0), replay=Replay(steps=0))
     trained(model, images, optimizer)
     weight, moment = model.conv1.weight.clone(), optimizer.state[model.conv1.weight]
     moment = moment["momentum_buffer"].clone()
@@ -123,9 +120,8 @@ def test_a_filter_that_is_gone_answers_as_one_that_is_zero(images):
     before = model.conv3.weight.clone()
     RuntimeRefinement(
         model,
-        structured=Structured(protected=("conv1", "conv2", "fc1")),
+        Structured(protected=("conv1", "conv2", "fc1"), downscale_factor=1.0),
         replay=Replay(steps=0),
-        downscale_factor=1.0,
     ).refinement_cycle([images], 0.5)
     assert len(model.conv3.weight) == 32
     gone = [i for i in range(64) if not any(torch.equal(before[i], r) for r in model.conv3.weight)]
@@ -148,17 +144,17 @@ def test_every_criterion_cuts_the_channels_asked_for(name, scope, images):
     random = torch.get_rng_state()
     structured = Structured(getattr(criteria, name), scope=scope)
     refinement = RuntimeRefinement(
-        model, structured=structured, replay=Replay(steps=0), downscale_factor=1.0
+        model, replace(structured, downscale_factor=1.0), replay=Replay(steps=0)
     )
     report = refinement.refinement_cycle([images], 0.25)
     assert report.channels == 448 * 3 // 4
     assert torch.equal(torch.get_rng_state(), random)
     assert model.training
     assert all(p.grad is None for p in model.parameters())
-    widths = list(refinement.channels.widths.values())
+    widths = list(refinement.method.widths.values())
     if scope == "layerwise":
         assert all(now == 0.75 * at for now, at in zip(
-            widths, refinement.channels.initial.values(), strict=True
+            widths, refinement.method.initial.values(), strict=True
         ))  # fmt: skip
     assert model[-1].out_features == 10
     kept = model.state_dict()["0.weight"]
@@ -171,7 +167,7 @@ def test_the_same_by_lot_is_the_same_and_another_cycle_draws_anew(images):
         model = simple_cnn()
         torch.manual_seed(seed)
         refinement = RuntimeRefinement(
-            model, structured=Structured(criteria.random, steps=5), replay=Replay(steps=0)
+            model, Structured(criteria.random, steps=5), replay=Replay(steps=0)
         )
         for _ in range(cycles):
             refinement.refinement_cycle([images], 0.3)
@@ -185,14 +181,11 @@ def test_targets_are_met_as_closely_as_whole_channels_allow(images):
     for unit, most in (("macs", 1.03), ("parameters", 1.01), ("channels", 1.0)):
         model = resnet20()
         refinement = RuntimeRefinement(
-            model,
-            structured=Structured(unit=unit, steps=50),
-            example=images[0],
-            replay=Replay(steps=0),
+            model, Structured(unit=unit, steps=50, example=images[0]), replay=Replay(steps=0)
         )
-        goal = refinement.prunable // 3
-        refinement.refinement_cycle([images], 1 - goal / refinement.prunable)
-        assert goal / most <= refinement.surviving <= goal
+        goal = refinement.method.prunable // 3
+        refinement.refinement_cycle([images], 1 - goal / refinement.method.prunable)
+        assert goal / most <= refinement.method.surviving <= goal
     assert refinement.active_parameters == sum(p.numel() for p in model.parameters())
     assert refinement.total_parameters == 272_474
     assert refinement.sparsity == 1 - refinement.active_parameters / 272_474
@@ -202,7 +195,7 @@ def test_a_missed_target_is_an_error_that_says_how_far_it_goes(images):
     model = resnet20()
     before = shapes(model)
     structured = by_macs(min_density=0.75)
-    refinement = RuntimeRefinement(model, structured=structured, replay=Replay(steps=0))
+    refinement = RuntimeRefinement(model, structured, replay=Replay(steps=0))
     with pytest.raises(ValueError, match=r"3\.0\dx fewer MACs .* 1\.7\dx is as far as it goes"):
         refinement.refinement_cycle([images], 2 / 3)
     assert shapes(model) == before
@@ -212,7 +205,7 @@ def test_a_missed_target_is_an_error_that_says_how_far_it_goes(images):
 def test_floors_and_caps_hold_over_all_cycles_and_what_takes_nothing_says_so(images, caplog):
     model = resnet20()
     structured = Structured(min_density=0.5, min_channels=12)
-    refinement = RuntimeRefinement(model, structured=structured, replay=Replay(steps=0))
+    refinement = RuntimeRefinement(model, structured, replay=Replay(steps=0))
     log = logging.getLogger("refine")
     log.propagate, before = True, log.propagate
     try:
@@ -221,7 +214,7 @@ def test_floors_and_caps_hold_over_all_cycles_and_what_takes_nothing_says_so(ima
                 report = refinement.refinement_cycle([images], 0.3)
     finally:
         log.propagate = before
-    widths, initial = refinement.channels.widths, refinement.channels.initial
+    widths, initial = refinement.method.widths, refinement.method.initial
     assert widths == {root: max(12, width // 2) for root, width in initial.items()}
     assert sum(report.cut.values()) == 0
     assert "took nothing out" in caplog.text
@@ -230,9 +223,9 @@ def test_floors_and_caps_hold_over_all_cycles_and_what_takes_nothing_says_so(ima
 def test_widths_become_multiples(images):
     model = resnet20()
     structured = by_macs(round_to=4)
-    refinement = RuntimeRefinement(model, structured=structured, replay=Replay(steps=0))
+    refinement = RuntimeRefinement(model, structured, replay=Replay(steps=0))
     refinement.refinement_cycle([images], 0.5)
-    assert all(width % 4 == 0 for width in refinement.channels.widths.values())
+    assert all(width % 4 == 0 for width in refinement.method.widths.values())
 
 
 def test_protected_and_frozen_layers_stay_and_the_classifier_by_itself(images):
@@ -240,15 +233,15 @@ def test_protected_and_frozen_layers_stay_and_the_classifier_by_itself(images):
     model.conv2.requires_grad_(False)
     structured = Structured(protected=("conv1",))
     refinement = RuntimeRefinement(
-        model, structured=structured, example=images[0], replay=Replay(steps=0)
+        model, replace(structured, example=images[0]), replay=Replay(steps=0)
     )
-    assert set(refinement.channels.widths) == {"conv3", "fc1"}
-    assert "frozen" in refinement.channels.left["conv2"]
+    assert set(refinement.method.widths) == {"conv3", "fc1"}
+    assert "frozen" in refinement.method.kept["conv2"]
     refinement.refinement_cycle([images], 0.5)
     assert (model.conv1.out_channels, model.conv2.out_channels) == (32, 64)
     assert model(images[0]).shape == (16, 10)
     with pytest.raises(ValueError, match="'conv9' is no layer"):
-        RuntimeRefinement(simple_cnn(), structured=Structured(protected=("conv9",)))
+        RuntimeRefinement(simple_cnn(), Structured(protected=("conv9",)))
 
 
 def test_wrapped_and_parametrised_networks_are_refused():
@@ -257,7 +250,7 @@ def test_wrapped_and_parametrised_networks_are_refused():
     prune.identity(masked.conv1, "weight")
     for model, reason in ((compiled, "compile it again"), (masked, "make it permanent")):
         with pytest.raises(ValueError, match=reason):
-            RuntimeRefinement(model, structured=Structured())
+            RuntimeRefinement(model, Structured())
 
 
 def test_layers_that_cannot_be_followed_keep_their_channels(images):
@@ -275,11 +268,9 @@ def test_layers_that_cannot_be_followed_keep_their_channels(images):
             return self.head(x.mean((2, 3)))
 
     model = Odd()
-    refinement = RuntimeRefinement(
-        model, structured=Structured(), example=images[0], replay=Replay(steps=0)
-    )
-    assert set(refinement.channels.widths) == {"a"}
-    assert "b" in refinement.channels.left
+    refinement = RuntimeRefinement(model, Structured(example=images[0]), replay=Replay(steps=0))
+    assert set(refinement.method.widths) == {"a"}
+    assert "b" in refinement.method.kept
 
 
 def test_what_goes_with_the_network_becomes_smaller_with_it(images):
@@ -289,13 +280,13 @@ def test_what_goes_with_the_network_becomes_smaller_with_it(images):
     distillation = Distillation(Ema(0.5), during="cycle")
     refinement = RuntimeRefinement(
         model,
-        structured=by_macs(),
+        by_macs(),
         distillation=distillation,
         optimizer=optimizer,
         replay=Replay(steps=3, batch_size=8),
     )
     rewind = WeightRewind(model, refinement.masks, 1)
-    refinement.shrinking.append(rewind.shrunk_)
+    refinement.followers["rewind"] = rewind
     trained(model, images, optimizer)
     rewind.note(1)
     noted = model[0].weight.detach().clone()
@@ -319,7 +310,7 @@ def test_masks_and_channels_together(images):
     model = simple_cnn()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     RuntimeRefinement(model, replay=Replay(steps=0)).refinement_cycle(None, 0.5)
-    refinement = RuntimeRefinement(model, structured=Structured(), replay=Replay(steps=0))
+    refinement = RuntimeRefinement(model, Structured(), replay=Replay(steps=0))
     refinement.refinement_cycle([images], 0.3)
     trained(model, images, optimizer)
     nonzero = sum(int(p.count_nonzero()) for p in model.parameters())
@@ -328,7 +319,7 @@ def test_masks_and_channels_together(images):
 
 
 def test_a_step_of_the_graph_warns_of_nothing_and_needs_an_example(images):
-    refinement = RuntimeRefinement(simple_cnn(), structured=Structured())
+    refinement = RuntimeRefinement(simple_cnn(), Structured())
     with pytest.raises(ValueError, match="example"):
         refinement.refinement_cycle(None, 0.2)
     with warnings.catch_warnings():
@@ -344,10 +335,7 @@ def test_the_least_that_validation_may_say_is_kept(images):
         return network.conv1.out_channels / 32
 
     refinement = RuntimeRefinement(
-        model,
-        structured=Structured(scope="layerwise", steps=5),
-        replay=Replay(steps=0),
-        downscale_factor=1.0,
+        model, Structured(scope="layerwise", steps=5, downscale_factor=1.0), replay=Replay(steps=0)
     )
     report = refinement.refinement_cycle([images], 0.5, validate=widest, floor=0.75)
     assert model.conv1.out_channels == 24

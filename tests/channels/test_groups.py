@@ -1,7 +1,5 @@
 """Which channels go together, in networks of all kinds: taken out or told why not."""
 
-import gc
-
 import pytest
 import torch
 from torch import nn
@@ -16,8 +14,8 @@ pytest.importorskip("torch_pruning")
 
 
 def refined(model, example, **given):
-    settings = {"structured": Structured(), "downscale_factor": 1.0, "replay": Replay(steps=0)}
-    return RuntimeRefinement(model, example=example, **settings | given)
+    pruner = Structured(downscale_factor=1.0, example=example, **given)
+    return RuntimeRefinement(model, pruner, replay=Replay(steps=0))
 
 
 class Tokens(nn.Module):
@@ -135,9 +133,9 @@ def test_channels_are_taken_out_where_that_can_be_followed(make, free, left):
             refined(model, x)
         return
     refinement = refined(model, x)
-    assert set(refinement.channels.widths) == free
+    assert set(refinement.method.widths) == free
     for name, reason in left.items():
-        assert reason in refinement.channels.left[name]
+        assert reason in refinement.method.kept[name]
     refinement.refinement_cycle(None, 0.4)
     for training in (True, False):
         model.train(training)
@@ -156,13 +154,13 @@ def test_tied_weights_stay_and_are_counted():
     )  # fmt: skip
     model[4].weight = tied.weight
     x = torch.randn(2, 3, 8, 8)
-    refinement = refined(model, x, structured=Structured(unit="macs"))
-    assert refinement.prunable == macs(model, (3, 8, 8))
-    assert set(refinement.channels.widths) == {"6"}
-    assert "shares" in refinement.channels.left["2"]
+    refinement = refined(model, x, unit="macs")
+    assert refinement.method.prunable == macs(model, (3, 8, 8))
+    assert set(refinement.method.widths) == {"6"}
+    assert "shares" in refinement.method.kept["2"]
     refinement.refinement_cycle(None, 0.05)
     assert model[4].weight is model[2].weight
-    assert refinement.surviving == macs(model, (3, 8, 8))
+    assert refinement.method.surviving == macs(model, (3, 8, 8))
 
 
 def test_what_may_be_pruned_is_all_that_is():
@@ -171,7 +169,7 @@ def test_what_may_be_pruned_is_all_that_is():
         nn.Flatten(), nn.Linear(12, 10),
     )  # fmt: skip
     refinement = refined(model, torch.randn(2, 3, 8, 8), prunable=["2.weight"])
-    assert set(refinement.channels.widths) == {"2"}
+    assert set(refinement.method.widths) == {"2"}
 
 
 def small():
@@ -185,10 +183,10 @@ def small():
 
 def test_two_refinements_of_a_network_see_each_others_cuts():
     model, x, _ = small()
-    first, second = refined(model, x), refined(model, x, structured=Structured(min_density=0.5))
-    assert second.surviving == 28
+    first, second = refined(model, x), refined(model, x, min_density=0.5)
+    assert second.method.surviving == 28
     first.refinement_cycle(None, 0.4)
-    assert second.surviving == first.surviving < 28
+    assert second.method.surviving == first.method.surviving < 28
     second.refinement_cycle(None, 0.3)
     later = refined(model, x)
     assert later.prunable == first.prunable == 28
@@ -196,17 +194,114 @@ def test_two_refinements_of_a_network_see_each_others_cuts():
     assert later.channels.initial == first.channels.initial
 
 
-def test_an_optimizer_that_was_never_seen_is_told_at_once():
+def test_an_optimizer_that_was_never_seen_keeps_its_parameters_and_momentum():
     model, x, y = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     F.cross_entropy(model(x), y).backward()
     optimizer.step()
+    weight = model[0].weight.detach().clone()
+    momentum = optimizer.state[model[0].weight]["momentum_buffer"].clone()
     refined(model, x).refinement_cycle(None, 0.4)
-    # Not only at its next step: who unscales or clips its gradients comes before.
+    # At once, as those who unscale or clip gradients come before its next step.
     held = [p for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in model.parameters()}
+    now = model[0].weight
+    stays = [next(i for i in range(16) if torch.equal(weight[i], row)) for row in now]
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    expected = 0.9 * momentum[stays] + now.grad
+    optimizer.step()
+    assert torch.equal(optimizer.state[now]["momentum_buffer"], expected)
     assert all(optimizer.state[p]["momentum_buffer"].shape == p.shape for p in held)
-    assert gc.isenabled()
+
+
+SETTINGS = {
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+    "neither": {"foreach": False, "fused": False},
+}
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad"])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_implementation_of_an_optimizer_steps_on_with_less(kind, name):
+    if name == "fused" and kind in ("NAdam", "RMSprop"):
+        pytest.skip(f"{kind} has no fused implementation")
+    settings = {key: value for key, value in SETTINGS[name].items()
+                if key != "fused" or kind not in ("NAdam", "RMSprop")}  # fmt: skip
+    model, x, y = small()
+    refinement = refined(model, x)
+    if kind in ("SGD", "RMSprop"):
+        settings["momentum"] = 0.9
+    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=0.01, **settings)
+    losses = stepped(model, optimizer, x, y, 3)
+    refinement.refinement_cycle(None, 0.4)
+    losses += stepped(model, optimizer, x, y, 5)
+    assert losses[-1] < losses[3]
+    for parameter in model.parameters():
+        shapes = {v.shape for v in optimizer.state[parameter].values() if torch.is_tensor(v)}
+        assert shapes <= {parameter.shape, torch.Size([])}
+
+
+def stepped(model, optimizer, x, y, steps, scaler=None):
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        (scaler.scale(loss) if scaler else loss).backward()
+        if scaler:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer) if scaler else optimizer.step()
+        if scaler:
+            scaler.update()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def test_a_scaler_that_has_unscaled_and_parameters_that_are_clipped_are_the_same_objects():
+    model, x, y = small()
+    refinement, scaler = refined(model, x), torch.amp.GradScaler("cpu", init_scale=8.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    kept = list(model.parameters())  # as somebody's loop keeps them
+    stepped(model, optimizer, x, y, 2, scaler)
+    refinement.refinement_cycle(None, 0.4)
+    assert all(one is other for one, other in zip(kept, model.parameters(), strict=True))
+    losses = stepped(model, optimizer, x, y, 6, scaler)
+    assert losses[-1] < losses[0]
+
+
+def test_a_loss_that_somebody_keeps_and_hooks_on_parameters_survive_a_cut():
+    model, x, y = small()
+    calls = []
+    model[0].weight.register_hook(lambda gradient: calls.append(tuple(gradient.shape)))
+    model[0].weight.register_post_accumulate_grad_hook(
+        lambda parameter: calls.append(tuple(parameter.grad.shape))
+    )
+    kept = F.cross_entropy(model(x), y)  # its graph knows the shapes of before
+    kept.backward()
+    refined(model, x).refinement_cycle(None, 0.4)
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    now = tuple(model[0].weight.shape)
+    assert calls[-2:] == [now, now] != calls[:2]
+    assert kept.grad_fn is not None
+
+
+def test_a_distributed_wrapper_that_is_made_again_trains_what_is_left(tmp_path):
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+
+    distributed.init_process_group("gloo", f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        model, x, y = small()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        stepped(DistributedDataParallel(model), optimizer, x, y, 2)
+        refined(model, x).refinement_cycle(None, 0.4)
+        losses = stepped(DistributedDataParallel(model), optimizer, x, y, 6)
+        assert losses[-1] < losses[0]
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_gradients_that_wait_for_a_step_go_along():

@@ -40,7 +40,7 @@ def outputs(model):
 
 def refined(directory):
     """Two cycles of a network in a run's ``directory``, and the network's outputs with 0, 1 and 2
-    cycles behind it."""
+    cycles before it."""
     torch.manual_seed(0)
     model = Tied()
     masks, cache = Masks(model), Cache(directory / "cache")
@@ -100,12 +100,12 @@ def test_each_network_is_restored(cycles, run, tmp_path, capsys):
     safetensors.torch.load_model(fresh, path)
     assert outputs(fresh).equal(expected)
     said = capsys.readouterr().out.splitlines()
-    behind = ("0 cycles", "1 cycle", "2 cycles")[cycles]
-    assert said[0] == f"wrote {path}, the network with {behind} behind it"
+    past = ("0 cycles", "1 cycle", "2 cycles")[cycles]
+    assert said[0] == f"wrote {path}, the network after {past}"
     figures = ("0.0%, test accuracy 40.00%", "15.0%, test accuracy 60.00%",
                "30.0%, test accuracy 70.00%")[cycles]  # fmt: skip
     assert said[1] == f"sparsity {figures}, as recorded after epoch {(2, 4, 4)[cycles]}"
-    assert said[2] == f"to go on from it: refine-run start_from={path} ..."
+    assert said[2] == f"to start from it: refine-run start_from={path} ..."
     after = contents(run)
     after.pop(path)
     assert after == before

@@ -121,13 +121,15 @@ def test_the_mistakes_traceback_is_there_for_who_asks(tmp_path):
     assert "Traceback" in done.stderr
 
 
-def test_a_download_that_cannot_be_made_is_explained(tmp_path):
+def test_a_download_that_cannot_be_made_is_explained(command, tmp_path, monkeypatch):
     nobody = "http://127.0.0.1:9"  # the discard port, where nothing answers
-    done = subcommand("dataset=cifar10", cwd=tmp_path, https_proxy=nobody, http_proxy=nobody)
-    assert done.returncode == 1
-    assert "cifar-10-python.tar.gz" in done.stderr
-    assert "dataset=image_folder" in done.stderr
-    assert "Traceback" not in done.stderr
+    for name in ("https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, nobody)
+    done = command("dataset=cifar10")
+    assert done.code == 1
+    assert "cifar-10-python.tar.gz" in done.err
+    assert "dataset=image_folder" in done.err
+    assert "Traceback" not in done.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""Sweeps: the finished is skipped, the unfinished gone on with, and no failure stops another."""
+"""Sweeps: finished runs are skipped, others resumed, and no failure stops another run."""
 
 import csv
 import importlib.util

@@ -164,21 +164,21 @@ def test_no_tasks_is_one_task(data):
 
 
 def test_a_course_of_one_task_is_trivial(data):
-    course = Course([data], 5)
+    course = Course([data], 5, 50)
     steps = len(data.training(50, torch.Generator()))
     for epoch in range(1, 6):
         assert course.task(epoch) == 0
         assert course.begins(epoch) == (epoch == 1)
         assert course.ends(epoch) == (epoch == 5)
-        assert course.steps(epoch, 50) == steps
-        assert course.steps_before(epoch, 50) == (epoch - 1) * steps
-    assert course.total_steps(50) == 5 * steps
+        assert course.steps(epoch) == steps
+        assert course.steps_before(epoch) == (epoch - 1) * steps
+    assert course.total_steps == 5 * steps
 
 
 @pytest.mark.parametrize("epochs", [3, 6, 9])
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
 def test_a_course_counts_the_steps_that_are_made(epochs, batch_size):
-    course = Course([sized(count) for count in (9, 22, 4)], epochs)
+    course = Course([sized(count) for count in (9, 22, 4)], epochs, batch_size)
     of, made, done = [], [], 0
     for task in range(3):
         for turn in range(epochs // 3):
@@ -187,15 +187,15 @@ def test_a_course_counts_the_steps_that_are_made(epochs, batch_size):
             assert course.begins(epoch) == (turn == 0)
             assert course.ends(epoch) == (turn == epochs // 3 - 1)
             made.append(len(list(course.tasks[task].training(batch_size, torch.Generator()))))
-            assert course.steps(epoch, batch_size) == made[-1]
-            assert course.steps_before(epoch, batch_size) == done
+            assert course.steps(epoch) == made[-1]
+            assert course.steps_before(epoch) == done
             done += made[-1]
     assert [course.task(epoch) for epoch in range(1, epochs + 1)] == of
-    assert course.total_steps(batch_size) == done == sum(made)
+    assert course.total_steps == done == sum(made)
 
 
 def test_nothing_is_trained_outside_a_course():
-    course = Course([sized(5), sized(5)], 4)
+    course = Course([sized(5), sized(5)], 4, 2)
     for epoch in (0, 5):
         assert not course.begins(epoch)
         assert not course.ends(epoch)
@@ -204,5 +204,5 @@ def test_nothing_is_trained_outside_a_course():
 
 
 def test_epochs_that_the_tasks_cannot_share_are_refused():
-    with pytest.raises(ValueError, match=r"^trainer\.epochs=20 must be a multiple of the 3 tasks$"):
-        Course([sized(2)] * 3, 20)
+    with pytest.raises(ValueError, match=r"^epochs 20 must be a multiple of the 3 tasks$"):
+        Course([sized(2)] * 3, 20, 2)

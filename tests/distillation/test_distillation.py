@@ -99,7 +99,7 @@ def test_a_teacher_that_stays_answers_once_for_every_example_of_a_memory():
 
     distillation = Distillation(teacher)
     replay = Replay(buffer_size=20, steps=12, batch_size=8)
-    refinement = RuntimeRefinement(model, replay=replay, distillation=distillation, step=step)
+    refinement = RuntimeRefinement(model, replay=replay, distillation=distillation, optimizer=step)
     for _ in range(2):
         calls.clear()
         refinement.refinement_cycle(batches)

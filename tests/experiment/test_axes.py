@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -14,6 +15,7 @@ from refine.config import instantiate as build
 from refine.config import validate as combinations
 from refine.errors import SettingError
 from refine.pruning import allocation, granularity, importance
+from refine.pruning.cut import Masked, sparsify_
 from refine.refinement import RuntimeRefinement
 from refine.regrowth import allocation as shares
 from refine.regrowth import initial as initial_value
@@ -49,10 +51,9 @@ def train(model, batches, steps=3):
         optimizer.step()
 
 
-def refined(model, **settings):
-    return RuntimeRefinement(
-        model, replay=Replay(steps=0).batches, downscale_factor=1.0, **settings
-    )
+def refined(model, pruner=None, **settings):
+    pruner = replace(pruner or Masked(), downscale_factor=1.0)
+    return RuntimeRefinement(model, pruner, replay=Replay(steps=0).batches, **settings)
 
 
 def functions(module):
@@ -69,12 +70,8 @@ def test_every_importance_goes_with_every_allocation_and_granularity(rule, unit)
             continue
         model, batches = network(), data()
         score = score() if isinstance(score, type) else score
-        refinement = refined(
-            model,
-            importance=score,
-            allocation=functions(allocation)[rule],
-            granularity=functions(granularity)[unit],
-        )
+        pruner = Masked(score, functions(allocation)[rule], functions(granularity)[unit])
+        refinement = refined(model, pruner)
         refinement.begin_epoch()
         train(model, batches)
         buffers = [buffer.clone() for buffer in model.buffers()]
@@ -112,7 +109,7 @@ def test_every_regrowth_score_goes_with_every_allocation_and_initial_value(which
         if rule == "controller":
             allocate = partial(allocate, episodes=2)
         regrowth = Regrowth(functions(scores)[which], allocate, start, budget=0.1)
-        refinement = refined(model, regrowth=regrowth, trial_steps=1)
+        refinement = refined(model, regrowth=replace(regrowth, trial_steps=1))
         before = {name: weight.clone() for name, weight in refinement.masks.weights().items()}
         for cycle in range(2):
             report = refinement.refinement_cycle(batches, RATIO, validate=lambda network: 0.5)
@@ -154,7 +151,7 @@ def test_only_what_is_back_trains_for_as_long_as_asked():
 
 def test_a_floor_is_kept_by_the_largest_cut_that_bisection_finds():
     model = network()
-    refinement = refined(model, allocation=allocation.global_)
+    refinement = refined(model, Masked(allocation=allocation.global_))
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
 
     def validate(network):  # as if every weight that is cut cost as much
@@ -309,10 +306,10 @@ def test_what_goes_by_lot_has_nothing_to_do_with_the_initial_weights():
     signs = {name: weight > 0 for name, weight in model.named_parameters()}
     refinement = refined(
         model,
-        importance=importance.random,
+        Masked(importance.random),
         regrowth=Regrowth(scores.random, shares.uniform, initial_value.stale, budget=0.1, seed=7),
     )
-    refinement.sparsify(0.2)
+    sparsify_(model, refinement.masks, 0.2, allocation.erk)
     refinement.refinement_cycle(None, 0.3)
     for name, mask in refinement.masks.items():
         assert 0.4 < float(signs[name][mask].float().mean()) < 0.6

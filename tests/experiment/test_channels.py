@@ -77,10 +77,10 @@ COMBINATIONS = [
         for step in (7, 11, 15)
     ],
 )
-def test_a_stopped_run_goes_on_to_the_bit(settings, step, run, stopped_and_resumed):
+def test_a_stopped_run_goes_on_to_the_bit(settings, step, undisturbed, stopped_and_resumed):
     given = [entry.replace("replay=vae", "replay=generative") for entry in settings]
     if given[0] == "start_from":
-        before = run(*TINY, "trainer.epochs=3", "pruner.ratio=0.2", name="before").directory
+        before = undisturbed(*TINY, "trainer.epochs=3", "pruner.ratio=0.2").directory
         given[0] = f"start_from={before}"
     given = [entry for entry in given if "=" in entry]
     groups = [entry for entry in given if "." not in entry.partition("=")[0]]

@@ -32,15 +32,23 @@ ASIDE = {
     "schedule=geometric": ["pruner.ratio=0.95"],
     "schedule=list": ["schedule.at=[1]", "schedule.sparsities=[0.5]"],
     "dataset=split": ["trainer.epochs=5"],
-    "experiment=regrowth_vgg16": ["regrowth.source=null"],
+    "experiment=dense_vgg16": ["dataset.subset_size=20", "checkpoint.every=0"],
+    "experiment=lamp_vgg16": ["dataset.subset_size=20", "checkpoint.every=0"],
+    "experiment=regrowth_vgg16": [
+        "dataset.subset_size=20", "checkpoint.every=0", "regrowth.source=null",
+    ],
     "experiment=sparse_training": [*STAGES, "model=resnet20", "pruner.steps=10"],
     "experiment=sparse_training_small": STAGES,
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_file_of_the_configuration_runs(option, run, folder_of_digits, tmp_path, monkeypatch):
+def test_every_file_of_the_configuration_runs(
+    option, run, folder_of_digits, tmp_path, monkeypatch, request
+):
     monkeypatch.chdir(tmp_path)  # MLflow's store is below it
+    if option.startswith("dataset="):  # what a figure has in it depends on the data
+        request.getfixturevalue("figures")
     if option.startswith("tracker="):
         pytest.importorskip(option.removeprefix("tracker="))
     overrides = [option, *SMALL, "dataset.subset_size=40", "replay.batch_size=5"]
@@ -59,10 +67,11 @@ def test_every_file_of_the_configuration_runs(option, run, folder_of_digits, tmp
     done = run(*overrides, *ASIDE.get(option, ()))
     assert done.summary["status"] == "finished"
     assert done.summary["epochs"] == len([r for r in done.display.rows if isinstance(r, EpochRow)])
-    assert (done.directory / "refinement.png").read_bytes()[:4] == PNG
+    if option.startswith("dataset="):
+        assert (done.directory / "refinement.png").read_bytes()[:4] == PNG
 
 
-def test_what_a_run_leaves(run):
+def test_what_a_run_leaves(run, figures):
     done = run(*SMALL, "dataset.validation_size=40", "save_model=true", "trainer.epochs=3")
     files = {path.name for path in done.directory.iterdir()}
     assert files - {".lock"} == {
@@ -152,7 +161,10 @@ def test_precisions(run, precision):
 
 
 def test_training_learns(run):
-    done = run("dataset.subset_size=600", "trainer.epochs=3", "schedule.interval=1")
+    done = run(
+        "dataset.subset_size=600", "dataset.image_size=16", "trainer.epochs=3",
+        "schedule.interval=1",
+    )  # fmt: skip
     assert done.summary["test_accuracy"] > 0.85  # chance: 0.1
 
 
@@ -170,7 +182,7 @@ def test_the_learning_rates_schedule_spans_the_run_and_replay_does_not_move_it(r
     assert rates == pytest.approx([0.001 * (1 - 0.8 * share) for share in done_shares])
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was_recorded(run, tmp_path):
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was_recorded(run, tmp_path, figures):
     with pytest.raises(TrainingError, match="epoch 1, step 2"):
         run(*SMALL, "trainer.optimizer.lr=1e30")
     assert not (tmp_path / "run").exists()

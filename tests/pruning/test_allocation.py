@@ -6,7 +6,7 @@ from torch import nn
 
 from refine.models import resnet20, simple_cnn
 from refine.pruning import allocation, importance
-from refine.pruning.allocation import Bounded
+from refine.pruning.allocation import BoundedAllocation
 from refine.sparsity import ranking
 from refine.sparsity.masks import Masks
 
@@ -224,17 +224,17 @@ def test_uniform_plus_by_hand():
 def test_without_bounds_a_rule_is_as_it_was(rule, ratio):
     masks = Masks(network())
     scores = {name: torch.rand(mask.shape) for name, mask in masks.items()}
-    assert Bounded(rule)(scores, masks, ratio) == rule(scores, masks, ratio)
+    assert BoundedAllocation(rule)(scores, masks, ratio) == rule(scores, masks, ratio)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_layers_of_their_own_and_the_rest_by_the_rule(rule):
     masks = Masks(network())
     scores = {name: torch.rand(mask.shape) for name, mask in masks.items()}
-    bounded = Bounded(rule, {"0.weight": 0, "[03]": 0.25, "?.bias*": 0.5} | {"[23]": 0.1})
+    bounded = BoundedAllocation(rule, {"0.weight": 0, "[03]": 0.25, "?.bias*": 0.5} | {"[23]": 0.1})
     with pytest.raises(ValueError, match=r"matches '\?\.bias\*'; they are 0, 1, 2, 3"):
         bounded(scores, masks, 0.5)
-    counts = Bounded(rule, {"0.weight": 0, "[03]": 0.25, "[23]": 0.1})(scores, masks, 0.5)
+    counts = BoundedAllocation(rule, {"0.weight": 0, "[03]": 0.25, "[23]": 0.1})(scores, masks, 0.5)
     own = {"0.weight": 0, "3.weight": 125, "2.weight": 300}  # floor(0.25 499) + 1 and so on
     assert counts == rule({"1.weight": scores["1.weight"]}, masks, 0.5) | own
     assert list(counts) == list(masks)
@@ -248,7 +248,7 @@ def test_every_layer_keeps_its_least_density(rule, least):
     scores = {name: weight.detach().abs() for name, weight in masks.weights().items()}
     for _ in range(2):
         free = rule(scores, masks, 0.45)
-        counts = Bounded(rule, min_layer_density=least)(scores, masks, 0.45)
+        counts = BoundedAllocation(rule, min_layer_density=least)(scores, masks, 0.45)
         rooms = {
             name: max(0, int(mask.sum()) - math.ceil(least * mask.numel()))
             for name, mask in masks.items()
@@ -265,6 +265,6 @@ def test_layers_that_are_full_leave_the_cut_to_others_by_the_same_rule():
     masks = Masks(model)
     lowest = torch.arange(100.0).view(1, 100)
     scores = {"0.weight": lowest, "1.weight": lowest + 1000, "2.weight": lowest + 1050}
-    counts = Bounded(allocation.global_, min_layer_density=0.2)(scores, masks, 0.6)
+    counts = BoundedAllocation(allocation.global_, min_layer_density=0.2)(scores, masks, 0.6)
     # 180 go: 80 of the first, and of the others the lowest 100 of their 200 in one ranking
     assert counts == {"0.weight": 80, "1.weight": 75, "2.weight": 25}

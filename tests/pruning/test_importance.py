@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from refine.evaluation.traceless import score
 from refine.pruning import gradients, importance
 from refine.rng import random_state
-from refine.sparsity.masks import prunable_names
+from refine.sparsity.layers import prunable_names
 from refine.sparsity.optimizers import watch
 
 DATA_BASED = {function.__name__: function for function in importance.NEED_DATA}
@@ -517,3 +517,56 @@ def test_a_failing_importance_leaves_the_modes_and_the_generators_too():
         score(failing, model, [])
     assert torch.get_rng_state().equal(state)
     assert model.training
+
+
+def test_any_importance_becomes_one_that_can_see_steps():
+    model = network()
+    plain = importance.as_importance(importance.magnitude)
+    assert not plain.needs_steps
+    assert plain.function is importance.magnitude
+    plain.observe({})
+    plain.begin_epoch()
+    plain.load_state_dict({})
+    assert plain.state_dict() == {}
+    assert_scores(plain(model, []), importance.magnitude(model, []))
+    assert importance.as_importance(plain) is plain
+    moved = importance.as_importance(importance.movement)
+    assert isinstance(moved, importance.movement)
+    assert moved.needs_steps
+    assert importance.as_importance(moved) is moved
+
+
+def test_a_wrapped_importance_is_given_the_loss_only_if_its_function_takes_it():
+    def with_loss(model, batches, loss=None):
+        return {"loss": loss}
+
+    def without(model, batches):
+        return {"loss": None}
+
+    def given(function):
+        found = [score(f, network(), [], 7) for f in (function, importance.as_importance(function))]
+        assert found[0] == found[1]
+        return found[0]["loss"]
+
+    assert given(with_loss) == 7
+    assert given(without) is None
+    assert given(partial(with_loss, loss=3)) == 3
+    assert given(lambda model, batches, **others: others) == 7
+
+
+def test_an_importance_of_which_only_observe_is_known_keeps_it():
+    class Counting:
+        steps = 0
+
+        def observe(self, weights, scale):
+            self.steps += 1
+
+        def __call__(self, model, batches):
+            return {"steps": self.steps}
+
+    counting = importance.as_importance(Counting())
+    assert counting.needs_steps
+    counting.observe({}, None)
+    counting.begin_epoch()
+    assert counting(None, []) == {"steps": 1}
+    assert counting.state_dict() == {}

@@ -438,7 +438,7 @@ def test_what_was_noted_can_be_saved():
     expected = model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in other.state_dict().items())
     WeightRewind(model, masks, 2).load_state_dict(empty)
-    longer = WeightRewind(model, masks, 2)  # as a run that goes on for more epochs would plan it
+    longer = WeightRewind(model, masks, 2)  # as a run that is continued for more epochs plans it
     longer.load_state_dict(saved["rewind"])
     assert longer.epoch == 1
 

@@ -27,9 +27,9 @@ def test_it_finds_out_which_layer_matters(seed):
     rewards = [row.reward for row in rows]
     first, last = sum(rewards[:30]) / 30, sum(rewards[-30:]) / 30
     assert last > first + 0.01  # a quarter of what there is to gain
-    lots = random.Random(seed)
+    draw = random.Random(seed)
     by_lot = [
-        to_one_layer(shared({n: lots.random() for n in CAPACITIES}, CAPACITIES, 200))
+        to_one_layer(shared({n: draw.random() for n in CAPACITIES}, CAPACITIES, 200))
         for _ in range(200)
     ]
     assert last > sum(by_lot) / 200 + 0.01

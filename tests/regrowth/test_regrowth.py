@@ -16,9 +16,9 @@ from refine.regrowth.reference import Reference
 from refine.regrowth.regrowth import Regrowth
 from refine.regrowth.shares import shared
 from refine.regrowth.similarity import feature_similarity
-from refine.sparsity.highest import highest
 from refine.sparsity.masks import Masks
 from refine.sparsity.optimizers import watch
+from refine.sparsity.ranking import highest
 
 SCORES = build.public_functions(regrowth_score)
 ALLOCATIONS = build.public_functions(regrowth_allocation)
@@ -43,8 +43,8 @@ def pruned(share=0.6, model=None):
     model = model or convolutional()
     masks = watch(model).masks
     dense = Reference.of(model, masks)
-    lots = {n: torch.rand(m.shape, generator=generator(1)) for n, m in masks.items()}
-    masks.cut_({name: lot < share for name, lot in lots.items()})
+    draws = {n: torch.rand(m.shape, generator=generator(1)) for n, m in masks.items()}
+    masks.cut_({name: drawn < share for name, drawn in draws.items()})
     data = [
         (torch.randn(8, 3, 8, 8, generator=generator(s)), torch.randint(5, (8,))) for s in (2, 3)
     ]
@@ -56,42 +56,6 @@ def bits(model, optimizers=()):
 
 
 # ---- which
-
-
-@pytest.mark.parametrize("kind", ["spread", "ties", "equal", "bfloat16"])
-def test_highest_agrees_with_a_stable_sort(kind):
-    for size in (60, 70_000):
-        scores = {n: torch.randn(size, generator=generator(i)) for i, n in enumerate("ab")}
-        if kind != "spread":
-            scores = {n: (s * 3).round() * (kind != "equal") for n, s in scores.items()}
-        if kind == "bfloat16":
-            scores = {name: score.bfloat16() for name, score in scores.items()}
-        dead = {n: torch.rand(size, generator=generator(7)) < 0.7 for n in scores}
-        every = torch.cat([scores[n][dead[n]].double() for n in scores])
-        for count in (0, 1, 17, len(every) // 50, len(every) - 1, len(every)):
-            wanted = torch.zeros(len(every), dtype=torch.bool)
-            wanted[every.argsort(descending=True, stable=True)[:count]] = True
-            marked = highest(scores, dead, count)
-            assert torch.cat([marked[n][dead[n]] for n in scores]).equal(wanted)
-            assert not any((marked[n] & ~dead[n]).any() for n in scores)
-
-
-def test_a_misleading_sample_does_not_change_the_choice():
-    scores = torch.zeros(300_000)
-    scores[::5] = torch.rand(60_000)  # what a stride of five sees is the best of all
-    scores[1] = 2.0
-    dead = torch.ones_like(scores, dtype=torch.bool)
-    marked = highest({"w": scores}, {"w": dead}, 50_000)["w"]
-    assert marked.nonzero().squeeze(1).equal(scores.topk(50_000).indices.sort().values)
-
-
-def test_nan_counts_at_cut_positions_only():
-    scores, dead = torch.tensor([1.0, float("nan"), 3.0]), torch.tensor([True, False, True])
-    assert highest({"w": scores}, {"w": dead}, 1)["w"].tolist() == [False, False, True]
-    with pytest.raises(ValueError, match="NaN"):
-        highest({"w": scores}, {"w": ~dead}, 1)
-    with pytest.raises(ValueError, match="3 of 2"):
-        highest({"w": torch.ones(3)}, {"w": dead}, 3)
 
 
 @pytest.mark.long
@@ -430,7 +394,7 @@ def test_what_a_cycle_cut_returns_to_where_it_was():
     regrowth = Regrowth(regrowth_score.random, initial=initial_value.stale)
     alive, before = {n: m.clone() for n, m in masks.items()}, bits(model)
     marked = {n: m & (torch.rand(m.shape, generator=generator(4)) < 0.5) for n, m in masks.items()}
-    regrowth.note_cut(masks, marked)
+    regrowth.note_cut(1, model, masks, marked)
     masks.cut_(marked)
     kept = regrowth.state_dict()
     regrown = regrowth.regrow_(model, masks)

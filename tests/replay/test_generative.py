@@ -123,7 +123,7 @@ def test_no_steps_ask_for_no_data_and_no_lot():
     assert replay.bytes == 0
 
 
-def test_lots_are_its_own_and_follow_the_seed():
+def test_random_numbers_are_its_own_and_follow_the_seed():
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = together(generative(training_steps=20).batches(None, examples([0, 1])))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from refine.replay import Replay, Training
+from refine.replay import Generative, Replay, ReplaySource, Training, as_replay
 from refine.replay import priority as priorities
 from refine.replay.class_means import ClassMeans
 from refine.replay.examined import Examined
@@ -214,11 +214,11 @@ def examined(model, count=20):
 def test_priorities_are_what_their_formulas_say():
     model = network().eval()
     images, labels, _ = data(20)
-    lots = torch.Generator()
+    draw = torch.Generator()
     with torch.no_grad():
         each = model(images).softmax(1)
         found = {
-            name: getattr(priorities, name)(examined(model), lots)
+            name: getattr(priorities, name)(examined(model), draw)
             for name in ("high_loss", "entropy", "margin")
         }
     for row, (probabilities, label) in enumerate(zip(each.tolist(), labels.tolist(), strict=True)):
@@ -353,7 +353,7 @@ def test_herding_is_the_greedy_choice_and_takes_turns():
 
 
 def test_herding_goes_by_the_mean_of_everything_seen():
-    """Also of what has already been dropped: better than a choice by lot."""
+    """Also of what has already been dropped: better than a random choice."""
     images, labels, batches = data(400, classes=2)
     model = nn.Linear(5, 2)
     features = F.normalize(images, dim=1)
@@ -456,18 +456,18 @@ def test_a_task_has_the_room_that_others_leave_and_at_least_one_place():
 
 
 def test_a_sum_tree_is_what_a_list_of_sizes_would_be():
-    lots = np.random.default_rng(0)
+    draw = np.random.default_rng(0)
     for count in (1, 2, 5, 16, 37):
         tree, sizes = SumTree(count), np.zeros(count)
         for _ in range(30):
-            places = lots.integers(count, size=lots.integers(1, 9))
-            tree[places] = values = lots.random(len(places)) * lots.integers(2, size=len(places))
+            places = draw.integers(count, size=draw.integers(1, 9))
+            tree[places] = values = draw.random(len(places)) * draw.integers(2, size=len(places))
             for place, value in zip(places, values, strict=True):
                 sizes[place] = value
             assert tree.total == pytest.approx(sizes.sum())
             assert tree[np.arange(count)].tolist() == sizes.tolist()
             if tree.total:
-                offsets = lots.random(50) * tree.total
+                offsets = draw.random(50) * tree.total
                 expected = np.searchsorted(sizes.cumsum(), offsets, side="right")
                 assert tree.find(offsets).tolist() == expected.tolist()
                 ends = tree.find(np.array([0.0, tree.total, np.nextafter(tree.total, 9)]))
@@ -497,9 +497,9 @@ def test_every_slice_of_the_whole_is_drawn_from_once():
 
 
 def test_weights_undo_the_preference_for_great_losses():
-    lots = torch.Generator().manual_seed(4)
-    losses = torch.rand(50, generator=lots) * 5
-    values = torch.randn(50, generator=lots).double() + losses
+    draw = torch.Generator().manual_seed(4)
+    losses = torch.rand(50, generator=draw) * 5
+    values = torch.randn(50, generator=draw).double() + losses
     share = (losses.double() + 1e-6) ** 0.6
     share /= share.sum()
     batches = drawn(losses, 3000, 10, alpha=0.6, beta=1.0)
@@ -663,3 +663,60 @@ def test_ordinary_training_goes_on_over_passes():
     plain = Training(batches, 1)
     assert plain.state_dict() == {}
     plain.load_state_dict({})
+
+
+def test_a_reservoirs_state_has_the_names_that_it_always_had():
+    replay = Replay(uniform, reservoir, buffer_size=10, steps=1, batch_size=10)
+    replay.keep(nn.Linear(5, 3), numbered(0, 50))
+    state = replay.state_dict()
+    assert list(state["memory"]["current"]) == ["inputs", "lots", "ranks", "targets"]
+    again = Replay(uniform, reservoir, buffer_size=10, steps=1, batch_size=10)
+    again.load_state_dict(state)
+    replay.keep(nn.Linear(5, 3), numbered(50, 100))
+    again.keep(nn.Linear(5, 3), numbered(50, 100))
+    for name, column in replay.state_dict()["memory"]["current"].items():
+        assert again.state_dict()["memory"]["current"][name].equal(column)
+
+
+# Functions
+
+
+def test_a_plain_function_is_a_replay_that_keeps_nothing():
+    def twice(model, batches):
+        yield from [*batches, *batches]
+
+    replay = as_replay(twice)
+    assert isinstance(replay, ReplaySource)
+    assert list(replay.batches(None, [1, 2])) == [1, 2, 1, 2]
+    assert (replay.examples, replay.bytes, replay.state_dict()) == (0, 0, {})
+    replay.keep(None, None)
+    replay.begin_task()
+    replay.load_state_dict({})
+    assert as_replay(replay) is replay
+
+
+def test_every_replay_is_a_replay_source():
+    for replay in (Replay(), Generative(1, 1, 1), Training([], 1)):
+        assert as_replay(replay) is replay
+
+
+def test_what_an_object_with_batches_has_of_a_replay_is_used():
+    class Counting:
+        examples, tasks = 7, 0
+
+        def batches(self, model, data):
+            yield from data
+
+        def begin_task(self):
+            self.tasks += 1
+
+        def keep(self, model, data):
+            self.examples += len(data)
+
+    counting = Counting()
+    replay = as_replay(counting)
+    replay.keep(None, [1, 2])
+    replay.begin_task()
+    assert (replay.examples, replay.bytes, counting.tasks) == (9, 0, 1)
+    assert list(replay.batches(None, [3])) == [3]
+    assert replay.state_dict() == {}

@@ -4,7 +4,7 @@ import csv
 import statistics
 
 import pytest
-from runs import script
+from runs import script_here
 
 SMALL = (
     "dataset=digits", "dataset.subset_size=60", "dataset.validation_size=20",
@@ -20,7 +20,7 @@ def cells(line):
 @pytest.mark.long
 def test_every_arm_is_a_row_that_follows_from_the_runs(tmp_path):
     arms = "recovery slr,without downscale,no extra steps"
-    done = script(
+    done = script_here(
         "run_cycle_ablation.py", "home=out", "seeds=2", "workers=1", f"only={arms}", *SMALL,
         cwd=tmp_path,
     )  # fmt: skip
@@ -78,6 +78,6 @@ def test_every_arm_is_a_row_that_follows_from_the_runs(tmp_path):
 
 
 def test_an_arm_that_there_is_not_is_one_line(tmp_path):
-    done = script("run_cycle_ablation.py", "only=nothing", cwd=tmp_path)
+    done = script_here("run_cycle_ablation.py", "only=nothing", cwd=tmp_path)
     assert (done.returncode, "there is no 'nothing'" in done.stderr) == (1, True)
     assert "Traceback" not in done.stderr

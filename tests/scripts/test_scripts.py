@@ -4,7 +4,7 @@ import csv
 import os
 
 import pytest
-from runs import script
+from runs import script, script_here
 
 SMALL = (
     "dataset=digits", "dataset.subset_size=40", "model=logistic", "dataset.augment=none",
@@ -25,11 +25,11 @@ def test_the_papers_table(tmp_path):
     assert (tmp_path / "out" / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert "| one_shot | 2 |" in (tmp_path / "out" / "controls.md").read_text()
     assert (tmp_path / "out" / "seed-42" / "refinement.png").is_file()
-    again = script("reproduce_paper_table.py", *asked, cwd=tmp_path)
+    again = script_here("reproduce_paper_table.py", *asked, cwd=tmp_path)
     assert "NOT REPRODUCED: cycle 3" in again.stderr
     assert "6 of 6  " in done.stdout
     assert "of 6" not in again.stdout  # what has finished is not run again
-    other = script("reproduce_paper_table.py", *asked, "pruner.ratio=0.3", cwd=tmp_path)
+    other = script_here("reproduce_paper_table.py", *asked, "pruner.ratio=0.3", cwd=tmp_path)
     assert other.returncode == 1
     assert "other settings" in other.stderr
 
@@ -37,9 +37,8 @@ def test_the_papers_table(tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("targets", ["0.5,0.9"])
 def test_the_frontier(tmp_path, targets):
-    done = script(
-        "run_frontier.py", "home=out", "seeds=2", f"targets={targets}", *SMALL, cwd=tmp_path
-    )
+    asked = ("home=out", "seeds=2", f"targets={targets}", "workers=1", *SMALL)
+    done = script_here("run_frontier.py", *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "out" / "table.md").read_text().splitlines()
     reached = [float(line.split("|")[1].strip(" %")) for line in table[2:]]
@@ -51,7 +50,8 @@ def test_the_frontier(tmp_path, targets):
 @pytest.mark.long
 def test_the_ablation(tmp_path):
     asked = ("home=out", "seeds=2", "target=0.5", "only=one cut half-way,with replay by lot")
-    done = script("run_ablation.py", *asked, *SMALL, "dataset.validation_size=10", cwd=tmp_path)
+    asked += ("workers=1", *SMALL, "dataset.validation_size=10")
+    done = script_here("run_ablation.py", *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     _, _, whole, *changed = (tmp_path / "out" / "ablation.md").read_text().splitlines()[:5]
     assert whole.startswith("| frontier |  |")
@@ -66,12 +66,12 @@ def test_the_ablation(tmp_path):
         for s in ("42", "43")
     ]
     assert f"| {50 * sum(less):+.2f} ±" in changed[1]
-    wrong = script("run_ablation.py", "only=nothing", cwd=tmp_path)
+    wrong = script_here("run_ablation.py", "only=nothing", cwd=tmp_path)
     assert (wrong.returncode, "there is no 'nothing'" in wrong.stderr) == (1, True)
 
 
 def test_a_mistake_in_an_override_is_one_line(tmp_path):
-    done = script("run_frontier.py", "home=out", "dataset=nothing", cwd=tmp_path)
+    done = script_here("run_frontier.py", "home=out", "dataset=nothing", cwd=tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "there is no 'nothing'" in done.stderr
@@ -93,7 +93,7 @@ def test_runs_survive_faults(tmp_path):
 
 
 def test_the_benchmark_of_pruning(tmp_path):
-    done = script("benchmark_pruning.py", "--weights", "50000", "--rounds", "1", cwd=tmp_path)
+    done = script_here("benchmark_pruning.py", "--weights", "50000", "--rounds", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for words in ("global: ", "lamp: ", "times torch.kthvalue", "global_unstructured"):
         assert words in done.stdout
@@ -101,16 +101,15 @@ def test_the_benchmark_of_pruning(tmp_path):
 
 SMALL_STUDY = (
     "dataset=digits", "dataset.subset_size=60", "dataset.validation_size=20", "trainer.epochs=2",
-    "model=logistic", "trainer.batch_size=10", "workers=2",
+    "model=logistic", "trainer.batch_size=10", "workers=1",
 )  # fmt: skip
 
 
 @pytest.mark.long
 def test_the_importances(tmp_path):
     asked = ("importances=magnitude,movement", "allocations=global,lamp", "sparsities=0.5,0.9")
-    done = script(
-        "run_importances.py", "home=out", "again=1", "seeds=2", *asked, *SMALL_STUDY, cwd=tmp_path
-    )
+    asked += ("home=out", "again=1", "seeds=2", *SMALL_STUDY)
+    done = script_here("run_importances.py", *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "out" / "runs.csv").open(encoding="utf-8") as file:
         runs = list(csv.DictReader(file))
@@ -125,7 +124,7 @@ def test_the_importances(tmp_path):
 @pytest.mark.long
 def test_regrowth(tmp_path):
     asked = ("targets=0.95,0.9", "methods=gradient,saliency,reference", "seeds=2")
-    done = script("run_regrowth.py", "home=out", *asked, *SMALL_STUDY, cwd=tmp_path)
+    done = script_here("run_regrowth.py", "home=out", *asked, *SMALL_STUDY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "out" / "runs.csv").open(encoding="utf-8") as file:
         runs = list(csv.DictReader(file))

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from refine.sparsity.masks import Masks, prunable_names
+from refine.sparsity.layers import prunable_names
+from refine.sparsity.masks import Masks
 from refine.sparsity.ranking import lowest
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from refine.sparsity import ranking
-from refine.sparsity.ranking import lowest, threshold
+from refine.sparsity.ranking import highest, lowest, threshold
 
 
 def cases():
@@ -60,7 +60,7 @@ def test_a_bracket_holds_little(monkeypatch):
         assert int(((scores > low) & (scores < high)).sum()) < 8 * 400_000 ** (2 / 3)
 
 
-def test_the_order_of_what_comes_by_lot_is_not_disturbed():
+def test_no_random_number_is_drawn():
     before = torch.get_rng_state()
     lowest(torch.arange(200_000.0), torch.ones(200_000, dtype=torch.bool), 1000)
     assert torch.get_rng_state().equal(before)
@@ -73,3 +73,44 @@ def test_nan_is_refused_where_it_lives_only():
         lowest(scores, torch.tensor([True, True, False]), 1)
     with pytest.raises(ValueError, match="3 of 2"):
         lowest(scores, torch.tensor([True, False, True]), 3)
+
+
+@pytest.mark.parametrize("kind", ["spread", "ties", "equal", "bfloat16"])
+def test_highest_agrees_with_a_stable_sort(kind):
+    for size in (60, 70_000):
+        scores = {
+            n: torch.randn(size, generator=torch.Generator().manual_seed(i))
+            for i, n in enumerate("ab")
+        }
+        if kind != "spread":
+            scores = {n: (s * 3).round() * (kind != "equal") for n, s in scores.items()}
+        if kind == "bfloat16":
+            scores = {name: score.bfloat16() for name, score in scores.items()}
+        dead = {
+            n: torch.rand(size, generator=torch.Generator().manual_seed(7)) < 0.7 for n in scores
+        }
+        every = torch.cat([scores[n][dead[n]].double() for n in scores])
+        for count in (0, 1, 17, len(every) // 50, len(every) - 1, len(every)):
+            wanted = torch.zeros(len(every), dtype=torch.bool)
+            wanted[every.argsort(descending=True, stable=True)[:count]] = True
+            marked = highest(scores, dead, count)
+            assert torch.cat([marked[n][dead[n]] for n in scores]).equal(wanted)
+            assert not any((marked[n] & ~dead[n]).any() for n in scores)
+
+
+def test_a_misleading_sample_does_not_change_the_choice():
+    scores = torch.zeros(300_000)
+    scores[::5] = torch.rand(60_000)  # what a stride of five sees is the best of all
+    scores[1] = 2.0
+    dead = torch.ones_like(scores, dtype=torch.bool)
+    marked = highest({"w": scores}, {"w": dead}, 50_000)["w"]
+    assert marked.nonzero().squeeze(1).equal(scores.topk(50_000).indices.sort().values)
+
+
+def test_highest_refuses_nan_at_cut_positions_only():
+    scores, dead = torch.tensor([1.0, float("nan"), 3.0]), torch.tensor([True, False, True])
+    assert highest({"w": scores}, {"w": dead}, 1)["w"].tolist() == [False, False, True]
+    with pytest.raises(ValueError, match="NaN"):
+        highest({"w": scores}, {"w": ~dead}, 1)
+    with pytest.raises(ValueError, match="3 of 2"):
+        highest({"w": torch.ones(3)}, {"w": dead}, 3)

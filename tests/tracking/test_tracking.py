@@ -16,6 +16,7 @@ from refine.records.rows import CycleRow, EpochRow
 from refine.tracking.names import numbers
 from refine.tracking.safe import SafeTracker
 
+pytestmark = pytest.mark.usefixtures("figures")  # a tracker is given the figure
 TINY = (*SMALL, "model=logistic", "dataset.subset_size=40", "replay.batch_size=5")
 EPOCHS = {  # how some columns of metrics.csv are called elsewhere
     "loss/train": "train_loss",

@@ -26,7 +26,7 @@ from refine.training.step import Stepper
 # Four steps an epoch, a cycle of two steps after the first and the second.
 TINY = (
     *SMALL, "dataset.subset_size=80", "dataset.validation_size=20", "trainer.batch_size=15",
-    "trainer.epochs=3", "dataset.augment=shift_flip", "save_model=true",
+    "trainer.epochs=3", "dataset.augment=shift_flip", "dataset.image_size=8", "save_model=true",
 )  # fmt: skip
 STEPS = 3 * 4 + 2 * 2
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -73,10 +73,12 @@ def same(directory, other):
 
 @posix
 @pytest.mark.parametrize("number", range(1, STEPS + 1))
-def test_stopped_in_any_step_of_an_epoch_or_a_replay(number, run, stopped_at, gone_on):
-    whole = run(*TINY, name="whole")
+def test_stopped_in_any_step_of_an_epoch_or_a_replay(
+    number, undisturbed, stopped_at, gone_on, tmp_path
+):
+    whole = undisturbed(*TINY)
     stopped_at(number, *TINY)
-    directory = whole.directory.with_name("stopped")
+    directory = tmp_path / "stopped"
     assert not (directory / "summary.json").exists()  # it has not ended
     assert same(gone_on(), whole.directory)
     assert json.loads((directory / "summary.json").read_text())["status"] == "finished"
@@ -157,8 +159,8 @@ def test_state_of_ones_own_goes_on_too(changes, run, stopped_at, gone_on, tmp_pa
 
 
 @posix
-def test_stopped_again_and_again(run, stopped_at, gone_on, command, monkeypatch):
-    whole = run(*TINY, name="whole")
+def test_stopped_again_and_again(undisturbed, stopped_at, gone_on, command, tmp_path, monkeypatch):
+    whole = undisturbed(*TINY)
     stopped_at(2, *TINY)
     step = Stepper.__call__
     for number in (3, 2, 5):  # steps after each start
@@ -176,9 +178,7 @@ def test_stopped_again_and_again(run, stopped_at, gone_on, command, monkeypatch)
         assert "resume=" in done.out
         monkeypatch.setattr(Stepper, "__call__", step)
     assert same(gone_on(), whole.directory)
-    environment = json.loads(
-        (whole.directory.with_name("stopped") / "environment.json").read_text()
-    )
+    environment = json.loads((tmp_path / "stopped" / "environment.json").read_text())
     assert len(environment["resumed"]) == 4
 
 
@@ -189,10 +189,12 @@ def test_more_epochs_are_as_if_there_had_been_more_from_the_start(run, gone_on):
 
 
 @posix
-def test_ctrl_c_saves_too_and_ctrl_c_twice_stops_at_once(run, stopped_at, gone_on, monkeypatch):
-    whole = run(*TINY, name="whole")
+def test_ctrl_c_saves_too_and_ctrl_c_twice_stops_at_once(
+    run, undisturbed, stopped_at, gone_on, tmp_path, monkeypatch
+):
+    whole = undisturbed(*TINY)
     stopped_at(7, *TINY, number_of=signal.SIGINT)
-    directory = whole.directory.with_name("stopped")
+    directory = tmp_path / "stopped"
     assert json.loads((directory / "summary.json").read_text())["status"] == "interrupted"
     assert same(gone_on(), whole.directory)
 
@@ -227,9 +229,9 @@ def test_ctrl_c_before_the_first_step_waits_for_none(run, tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def killed(run, stopped_at, tmp_path):
+def killed(undisturbed, stopped_at, tmp_path):
     """A run with both of its checkpoints, and the undisturbed one."""
-    whole = run(*TINY, name="whole")
+    whole = undisturbed(*TINY)
     stopped_at(10, *TINY)
     assert (tmp_path / "stopped" / "checkpoint.before.pt").is_file()
     return tmp_path / "stopped", whole.directory
@@ -465,10 +467,10 @@ def test_who_only_looks_whether_a_run_is_going_on_is_not_in_its_way(run, tmp_pat
 
 
 @posix
-def test_the_clock_may_go_back(run, stopped_at, gone_on, monkeypatch):
-    whole = run(*TINY, name="whole")
+def test_the_clock_may_go_back(undisturbed, stopped_at, gone_on, tmp_path, monkeypatch):
+    whole = undisturbed(*TINY)
     stopped_at(6, *TINY)
-    for path in whole.directory.with_name("stopped").iterdir():
+    for path in (tmp_path / "stopped").iterdir():
         os.utime(path, (4e9, 4e9))  # from a future that the clock has left
     monkeypatch.setattr("time.time", lambda: 1e9)
     assert same(gone_on(), whole.directory)

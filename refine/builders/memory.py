@@ -1,4 +1,4 @@
-"""Which replay, teacher and cache does a configuration stand for?"""
+"""What is remembered, and who teaches, as ``replay``, ``distillation`` and ``cache`` say?"""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -7,20 +7,21 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import nn
 
 from refine.batches import Batch
 from refine.builders.model import load_into_
 from refine.cache import Cache
 from refine.config.instantiate import function
+from refine.config.schema import CacheConfig, DistillationConfig, ReplayConfig
 from refine.datasets.course import Course
 from refine.datasets.images import Loader
 from refine.distillation import Dense, Distillation, Ema, Self
 from refine.distillation.matching import answer
+from refine.distillation.teacher import Teacher
 from refine.errors import SettingError
-from refine.evaluation.accuracy import in_mode
-from refine.replay import Generative, Replay, Training
+from refine.evaluation.traceless import in_mode
+from refine.replay import Generative, Replay, ReplaySource, Training
 from refine.rng import stream
 from refine.training.device import Precision
 from refine.training.position import Position
@@ -41,14 +42,14 @@ class TaskAtHand:
 
 
 def build_replay(
-    config: DictConfig,
+    node: ReplayConfig,
+    seed: int,
     model: nn.Module,
     course: Course,
     position: Position,
     precision: Precision,
-) -> Replay | Generative | Training:
+) -> ReplaySource:
     """The memory that ``replay`` describes."""
-    node, seed = config.replay, config.seed
     if node.storage == "training":
         draw = torch.Generator().manual_seed(stream(seed, "replay of training batches"))
         return Training(TaskAtHand(course, position, node.batch_size, draw), node.steps)
@@ -83,8 +84,9 @@ def build_replay(
     return make(steps=node.steps)
 
 
-def build_distillation(node: DictConfig, model: nn.Module, course: Course) -> Distillation:
+def build_distillation(node: DistillationConfig, model: nn.Module, course: Course) -> Distillation:
     """The teacher that ``distillation`` describes."""
+    teacher: Teacher
     match node.teacher:
         case "self":
             teacher = Self()
@@ -92,14 +94,14 @@ def build_distillation(node: DictConfig, model: nn.Module, course: Course) -> Di
             teacher = Ema(node.decay)
         case "dense":
             network = deepcopy(model)
-            load_into_("distillation.source", node.source, network)
+            load_into_("distillation.source", str(node.source), network)
             teacher = Dense(network)
         case _:
             return Distillation()
     match = function("distillation.match", node.match, "refine.distillation.matching")
     try:  # what would fail after the first cut
         with in_mode(model, training=False), torch.no_grad():
-            answer(model, next(iter(_two_images(course)))[0], match)
+            answer(model, course.example, match)
     except ValueError as error:
         raise SettingError("distillation.match", str(error)) from None
     return Distillation(
@@ -115,6 +117,6 @@ def _two_images(course: Course) -> Loader:
     return course.tasks[0].plain(course.tasks[0].train[:2])
 
 
-def build_cache(node: DictConfig, directory: Path) -> Cache | None:
+def build_cache(node: CacheConfig, directory: Path) -> Cache | None:
     """Where what is cut is kept, if it is."""
     return None if node.kind == "none" else Cache(directory if node.kind == "disk" else None)

@@ -1,4 +1,4 @@
-"""How does a network train on what is replayed?"""
+"""How is a network trained on what is replayed?"""
 
 from collections.abc import Callable, Iterable
 
@@ -7,29 +7,36 @@ from torch.optim import Optimizer
 
 from refine.batches import Batch
 from refine.distillation import Distillation
-from refine.evaluation.accuracy import in_mode
-from refine.replay import Replayed
+from refine.evaluation.traceless import in_mode
+from refine.replay.batch import Replayed
 from refine.sparsity.optimizers import OptimizerWatch, fallback, needs_closure
 
-Step = Callable[[Replayed], Tensor]
+WholeStep = Callable[[Replayed], Tensor]
 
 
-class ReplayTraining:
-    """Takes the steps of a replay with ``step``, or with ``loss`` and ``optimizer``; without one,
-    with the optimizers that trained the model so far, else Adam."""
+class ReplaySteps:
+    """Takes the steps of a replay.
+
+    optimizer: takes them, on ``loss`` with what ``distillation`` makes of it; or a function
+        ``(batch) -> loss`` that is one whole step itself. By default the optimizers that trained
+        the model so far, at their present rates; Adam at 0.001 where none has stepped yet.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         watch: OptimizerWatch,
         loss: Callable[..., Tensor],
-        optimizer: Optimizer | None,
-        step: Step | None,
+        optimizer: Optimizer | WholeStep | None,
         distillation: Distillation,
     ):
-        self.model, self.loss, self.step = model, loss, step or self._step
-        self.distillation = distillation
-        self._watch, self._optimizer = watch, optimizer
+        self.model, self.loss, self.distillation = model, loss, distillation
+        self._watch = watch
+        self._optimizer = optimizer if isinstance(optimizer, Optimizer) else None
+        self._step: WholeStep = self._own_step
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            self._step = optimizer
+        self._first: Optimizer | None = None
 
     def on(self, batches: Iterable[Batch | Replayed]) -> list[Tensor]:
         """Trains on every batch; their losses."""
@@ -38,7 +45,7 @@ class ReplayTraining:
         try:
             for batch in batches:
                 with in_mode(self.model, training=True):
-                    losses.append(self.step(Replayed(*batch)).detach())
+                    losses.append(self._step(Replayed(*batch)).detach())
         finally:
             self.distillation.end_replay()
         return losses
@@ -52,7 +59,7 @@ class ReplayTraining:
             return [self._first]
         return self._watch.trainers()
 
-    def _step(self, batch: Replayed) -> Tensor:
+    def _own_step(self, batch: Replayed) -> Tensor:
         def loss() -> Tensor:
             self.model.zero_grad()
             outputs, matched = self.distillation.forward(self.model, batch.inputs)
@@ -64,7 +71,10 @@ class ReplayTraining:
         optimizers = self.optimizers()
         value = loss()
         for optimizer in optimizers:
-            optimizer.step(loss) if needs_closure(optimizer) else optimizer.step()
+            if needs_closure(optimizer):
+                optimizer.step(lambda: loss().item())
+            else:
+                optimizer.step()
         for trained in (self.model, *optimizers):  # leave no gradient to the user's next step
             trained.zero_grad()
         return value
@@ -73,8 +83,6 @@ class ReplayTraining:
         if batch.weights is None:
             return self.loss(outputs, batch.targets)
         each = self.loss(outputs, batch.targets, reduction="none")
-        return (
-            (each.flatten(1).mean(1) * batch.weights).mean()
-            if each.dim() > 1
-            else (each * batch.weights).mean()
-        )
+        if each.dim() > 1:
+            each = each.flatten(1).mean(1)
+        return (each * batch.weights).mean()

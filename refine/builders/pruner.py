@@ -1,0 +1,86 @@
+"""How does a cycle cut, as a ``pruner`` says, and what does the network begin as?"""
+
+from fnmatch import fnmatchcase
+from functools import partial
+
+from torch import Tensor, nn
+
+from refine.builders.model import load_into_
+from refine.builders.schedule import unit_of
+from refine.channels.groups import torch_pruning
+from refine.channels.plan import Structured
+from refine.config.instantiate import function
+from refine.config.schema import PrunerConfig, RunConfig
+from refine.errors import SettingError
+from refine.pruning.allocation import BoundedAllocation
+from refine.pruning.cut import Masked, sparsify_
+from refine.refinement import RuntimeRefinement
+
+ALLOCATIONS = "refine.pruning.allocation"
+
+
+def build_pruner(config: RunConfig, example: Tensor) -> Masked | Structured:
+    """What is cut: single weights, or channels found from the inputs ``example``."""
+    node = config.pruner
+    return _masked(node) if node.criterion == "none" else _structured(config, example)
+
+
+def _masked(node: PrunerConfig) -> Masked:
+    granularity = function("pruner.granularity", node.granularity, "refine.pruning.granularity")
+    if node.granularity == "n_m":
+        granularity = partial(granularity, n=node.n, m=node.m)
+    allocation = function("pruner.allocation", node.allocation, ALLOCATIONS)
+    return Masked(
+        function("pruner.importance", node.importance, "refine.pruning.importance"),
+        BoundedAllocation(allocation, dict(node.layers or {}), node.min_layer_density),
+        granularity,
+        downscale_factor=node.downscale_factor,
+        scoring_batches=node.scoring_batches,
+    )
+
+
+def _structured(config: RunConfig, example: Tensor) -> Structured:
+    node = config.pruner
+    try:
+        torch_pruning()
+    except ValueError as error:
+        raise SettingError("pruner", str(error)) from None
+    return Structured(
+        function("pruner.criterion", node.criterion, "refine.channels.criteria"),
+        scope=node.allocation,
+        unit=unit_of(config),
+        protected=tuple(node.layers or {}),
+        round_to=node.round_to,
+        min_channels=node.min_channels,
+        min_density=node.min_layer_density,
+        steps=node.steps,
+        downscale_factor=node.downscale_factor,
+        scoring_batches=node.scoring_batches,
+        example=example,
+    )
+
+
+def kept_layers(node: PrunerConfig, model: nn.Module) -> list[str]:
+    """The layers that ``pruner.layers`` says are never cut."""
+    globs = [glob for glob, share in (node.layers or {}).items() if not share]
+    names = [name for name, _ in model.named_modules() if name]
+    return [name for name in names if any(fnmatchcase(name, glob) for glob in globs)]
+
+
+def begin_(config: RunConfig, refinement: RuntimeRefinement) -> None:
+    """Makes the network what ``start_from`` and ``pruner.initial_sparsity`` say."""
+    node, masks = config.pruner, refinement.masks
+    if config.start_from is not None:
+        load_into_("start_from", config.start_from, refinement.model, refinement.reshape_)
+        masks.cut_({name: weight.detach() == 0 for name, weight in masks.weights().items()})
+    if not node.initial_sparsity:
+        return
+    share = masks.prunable / refinement.total_parameters
+    if node.initial_sparsity >= share:
+        problem = f"must be below {share:.4f}, what can be cut"
+        raise SettingError("pruner.initial_sparsity", problem)
+    rule = function("pruner.initial_allocation", node.initial_allocation, ALLOCATIONS)
+    # Shares other than 0 are of a cycle, and this is none.
+    stay = {glob: 0.0 for glob, share in (node.layers or {}).items() if not share}
+    bounded = BoundedAllocation(rule, stay, node.min_layer_density)
+    sparsify_(refinement.model, masks, node.initial_sparsity / share, bounded)

@@ -1,0 +1,51 @@
+"""How does a setting say what it means and what it may hold?"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, field
+from typing import Any
+
+BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "above": ("above", lambda value, bound: value > bound),
+    "at_least": ("at least", lambda value, bound: value >= bound),
+    "below": ("below", lambda value, bound: value < bound),
+    "at_most": ("at most", lambda value, bound: value <= bound),
+}
+
+
+def setting(
+    meaning: str,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    below: float = math.inf,
+    at_most: float = math.inf,
+    choices: Mapping[str, str] | None = None,
+    importable: bool = False,
+    pattern: str | None = None,
+    default: Any = MISSING,
+) -> Any:
+    """A dataclass field with its one-line meaning and its range; without a default it is required.
+
+    ``importable``: besides the ``choices``, it takes a dotted import path.
+    """
+    bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
+    return field(
+        default=default,
+        metadata={
+            "meaning": meaning,
+            "bounds": {name: value for name, value in bounds.items() if math.isfinite(value)},
+            "choices": choices,
+            "importable": importable,
+            "pattern": pattern,
+        },
+    )
+
+
+def allowed(entry: Field[Any]) -> str:
+    """What a setting may hold, as text; empty where its type says it all."""
+    choices, bounds = entry.metadata.get("choices"), entry.metadata.get("bounds", {})
+    if choices:
+        more = ", or an import path" if entry.metadata["importable"] else ""
+        return ", ".join(choices) + more
+    return " and ".join(f"{BOUNDS[name][0]} {value:g}" for name, value in bounds.items())
