@@ -1,4 +1,4 @@
-"""What can ``refine-bench`` be asked?"""
+"""Which options does ``refine-bench`` have?"""
 
 import argparse
 from pathlib import Path
@@ -8,16 +8,16 @@ from refine.errors import one_of
 
 SECONDS = 8.0
 DESCRIPTION = """\
-Measures the network that a run left beside the dense one: parameters, multiply-accumulates (MACs),
-bytes of file and memory, time of a batch (median, 95th percentile), images a second, peak memory
-and test accuracy, in one process, by turns, after warm-up.
+Compares the network of a run with the dense one: parameters, multiply-accumulates (MACs), bytes of
+file and memory, time of a batch (median, 95th percentile), images per second, peak memory and test
+accuracy. All are measured in one process, in turns, after a warm-up.
 
-Of each RUN_DIR there are up to three networks: dense, as it was built before any cut (untrained,
+For each RUN_DIR there are up to three networks: dense, as it was built before any cut (untrained,
 which is as fast, but has no accuracy; --dense names the run of a trained one); refined, as the run
 left it; and exported, RUN_DIR/export/model.safetensors or .z, if refine-export has written it.
 
 MACs are those of convolutions, linear layers and matrix products, for one image. The speed-up that
-they promise is the dense network's by the network's own.
+they promise is the MACs of the dense network, divided by those of the network.
 """
 EXAMPLES = """\
 forms, each with as many threads as --threads says:
@@ -26,22 +26,22 @@ forms, each with as many threads as --threads says:
   onnxruntime, openvino              the ONNX file that refine-export writes, on the CPU
   onnxruntime-int8, openvino-int8    the same in 8 bits, calibrated on training images
   eager-bf16, compiled-bf16; on a GPU also eager-fp16, compiled-fp16
-  What is not installed is named and left out: pip install 'runtime-refinement[bench]'
+  Forms that are not installed are named and left out: pip install 'runtime-refinement[bench]'
 
 examples:
   refine-bench results/runs/2026-01-31/12-00-00          a minute or two for a ResNet-20
   refine-bench RUN_DIR --form eager,openvino --batch 32 --threads 2
-  refine-bench RUN_DIR --dense DENSE_RUN_DIR             with the accuracy of a dense twin
+  refine-bench RUN_DIR --dense DENSE_RUN_DIR             with the accuracy of a dense network
   refine-bench results/sweeps/NAME/*/ --seconds 3 --to results/bench/sweep
 
-Writes bench.csv (a row for each network, form and batch size), bench.json (what it was measured
-with) and bench.png. Exit code: 0 done, 1 error, 2 options that do not fit together.
+Writes bench.csv (a row for each network, form and batch size), bench.json (on which machine it was
+measured) and bench.png. Exit code: 0 done, 1 error, 2 wrong options.
 """
 
 
-def parsed(argv: list[str] | None) -> argparse.Namespace:
-    """The options, checked; one of ``repeats`` and ``seconds`` is None. It exits with 2 if they do
-    not fit together."""
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The options, checked; one of ``repeats`` and ``seconds`` is None. Exits with 2 if an option
+    is wrong."""
     parser = argparse.ArgumentParser(
         prog="refine-bench",
         usage="refine-bench RUN_DIR [RUN_DIR ...] [options]",
@@ -52,6 +52,20 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "runs", metavar="RUN_DIR", nargs="+", type=Path, help="the directory of a run"
     )
+    _add_measurement(parser)
+    _add_comparison(parser)
+    _add_place(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.seconds is not None and not 0 < arguments.seconds < 1e6:
+        parser.error("--seconds: a number above 0, such as 8")
+    if arguments.test_images < 0:
+        parser.error("--test-images: a number of images, or 0 for all")
+    if arguments.repeats is None and arguments.seconds is None:
+        arguments.seconds = SECONDS
+    return arguments
+
+
+def _add_measurement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--form",
         metavar="FORM,...",
@@ -63,26 +77,29 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
         metavar="N,...",
         type=_batches,
         default=(1, 8, 32, 128),
-        help="images at a time; default 1,8,32,128",
+        help="batch sizes in images; default 1,8,32,128",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
-        "--repeats", metavar="N", type=_positive, help="measured calls of each program and batch"
+        "--repeats", metavar="N", type=_positive, help="measured calls of each network and form"
     )
     length.add_argument(
         "--seconds",
         metavar="S",
         type=float,
-        help=f"instead, how long all of them take at each batch size; default {SECONDS:g}",
+        help=f"instead: how long all calls of a batch size take together; default {SECONDS:g}",
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if any"
     )
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dense", metavar="RUN_DIR", type=Path, help="the run of a dense network to compare with"
     )
     parser.add_argument(
-        "--dataset-root", metavar="PATH", help="where the data set is, if not where it was"
+        "--dataset-root", metavar="PATH", help="where the data set is, if it has moved"
     )
     parser.add_argument(
         "--test-images",
@@ -91,22 +108,17 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
         default=2000,
         help="how many accuracy is measured on, the same in every form; 0: all; default 2000",
     )
-    parser.add_argument("--threads", metavar="N", type=_positive, help="default: one a core")
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", metavar="N", type=_positive, help="default: one per core")
     parser.add_argument(
         "--to",
         metavar="DIR",
         type=Path,
         help="where to write; default RUN_DIR/bench, of several runs results/bench/<date>/<time>",
     )
-    parser.add_argument("--force", action="store_true", help="also over an earlier measurement")
-    arguments = parser.parse_args(argv)
-    if arguments.seconds is not None and not 0 < arguments.seconds < 1e6:
-        parser.error("--seconds: a number above 0, such as 8")
-    if arguments.test_images < 0:
-        parser.error("--test-images: a number of images, or 0 for all")
-    if arguments.repeats is None and arguments.seconds is None:
-        arguments.seconds = SECONDS
-    return arguments
+    parser.add_argument("--force", action="store_true", help="overwrite an earlier measurement")
 
 
 def _forms(text: str) -> tuple[str, ...]:
@@ -127,5 +139,5 @@ def _positive(text: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return number

@@ -1,8 +1,8 @@
 """Which networks are compared?
 
-Of each run the dense network, as it was built before any cut, the refined one as the run left it,
-and the exported one, if refine-export has written it. A network that was never trained is as fast
-as a trained one, and zeros as slow as other numbers: only shapes and forms make a difference.
+For each run they are the dense network, as it was built before any cut, the refined one, as the run
+left it, and the exported one, if refine-export has written it. An untrained network is as fast as a
+trained one, and zeros are as slow as other numbers: only shapes and forms matter for speed.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,41 +19,45 @@ from refine.datasets.prepare import Data, balanced
 from refine.errors import NetworkError
 from refine.evaluation import cost
 from refine.export.deployment import Deployment
-from refine.export.network_file import SPARSE_ENDING, Description, load_model, read
+from refine.export.description import Description
+from refine.export.network_file import SPARSE_ENDING, load_model, read
 from refine.export.trained import Trained
 from refine.records.rows import MODEL_FILE
 
-# INT8 is calibrated on some of these and its method chosen on the others.
+# INT8 is calibrated on some of these; its calibration method is chosen on the others.
 TRAINING_IMAGES = 700
 EXPORTS = (f"export/{MODEL_FILE}", f"export/model{SPARSE_ENDING}")
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """run: its directory's name; role: dense, refined or exported; file_bytes: of the file that
-    it is in or would be in; trained: whether its accuracy means anything; dense: what it is
-    compared with, None if it is that itself."""
+class Candidate:
+    """A network to measure.
+
+    run: the name of its run's directory. role: dense, refined or exported. file_bytes: of its file,
+    or of the file that it would have. trained: without training its accuracy has no meaning.
+    dense: the network it is compared with; None if it is the dense one.
+    """
 
     run: str
     role: str
     deployment: Deployment
     file_bytes: int
     trained: bool
-    dense: "Contestant | None"
+    dense: "Candidate | None"
 
     @property
     def network(self) -> nn.Module:
-        """On the CPU, in evaluation mode."""
+        """The network on the CPU, in evaluation mode."""
         return self.deployment.network
 
     @cached_property
     def macs(self) -> int:
-        """For one image."""
+        """Multiply-accumulates for one image."""
         return cost.macs(self.network, self.deployment.data.image_shape)
 
     @property
     def promised_speedup(self) -> float:
-        """MACs of the dense network by its own."""
+        """MACs of the dense network, divided by its own."""
         return (self.dense or self).macs / self.macs
 
 
@@ -62,40 +66,42 @@ def of_runs(
     dense: Path | None,
     root: str | None,
     test_images: int,
-    tell: Callable[[str], None] = lambda text: None,
-) -> list[list[Contestant]]:
-    """The contestants of each run, the dense one first.
+    show_progress: Callable[[str], None] = lambda text: None,
+) -> list[list[Candidate]]:
+    """The candidates of each run, the dense one first.
 
-    dense: the run of a dense twin, in place of untrained networks; root: where data sets are;
-    test_images: how many accuracy is measured on, 0 for all. NetworkError where a run has left no
-    network, or the twin is of other images or classes.
+    dense: the run of a dense network that takes the place of the untrained ones; root: where the
+    data sets are, if they have moved; test_images: how many accuracy is measured on, 0 for all.
+    NetworkError if a run has left no network, or ``dense`` has other images or classes.
     """
     names = _names(directories)
-    twin = None if dense is None else Trained(dense, root)
+    dense_run = None if dense is None else Trained(dense, root)
     found = []
     for directory, name in zip(directories, names, strict=True):
-        tell(f"reading {directory}")
+        show_progress(f"reading {directory}")
         trained = Trained(directory, root)
-        data = _fewer(trained.data, test_images)
+        data = _subset(trained.data, test_images)
         refined = trained.network()
-        if twin is None:
-            first = _contestant(name, DENSE, trained.untrained(), data, trained=False)
+        if dense_run is None:
+            first = _candidate(name, DENSE, trained.untrained(), data, trained=False)
         else:
-            _check(twin, trained)
-            own = _fewer(twin.data, test_images)
-            first = _contestant(name, DENSE, twin.network(), own, twin.directory / MODEL_FILE)
+            _check_data(dense_run, trained)
+            own = _subset(dense_run.data, test_images)
+            first = _candidate(
+                name, DENSE, dense_run.network(), own, dense_run.directory / MODEL_FILE
+            )
         file = directory / MODEL_FILE
-        contestants = [first, _contestant(name, REFINED, refined, data, file, dense=first)]
+        candidates = [first, _candidate(name, REFINED, refined, data, file, dense=first)]
         files = [directory / path for path in EXPORTS if (directory / path).is_file()]
         if files:
             file = min(files, key=lambda path: path.stat().st_size)
-            network = _loaded(file, trained)
-            contestants.append(_contestant(name, EXPORTED, network, data, file, dense=first))
-        found.append(contestants)
+            network = _exported(file, trained)
+            candidates.append(_candidate(name, EXPORTED, network, data, file, dense=first))
+        found.append(candidates)
     return found
 
 
-def _contestant(
+def _candidate(
     run: str,
     role: str,
     network: nn.Module,
@@ -103,8 +109,8 @@ def _contestant(
     file: Path | None = None,
     *,
     trained: bool = True,
-    dense: Contestant | None = None,
-) -> Contestant:
+    dense: Candidate | None = None,
+) -> Candidate:
     network = network.to(memory_format=torch.contiguous_format).eval()
     if file is None:
         state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -112,18 +118,18 @@ def _contestant(
     else:
         size = file.stat().st_size
     deployment = Deployment(network, network, network, Description(), data)
-    return Contestant(run, role, deployment, size, trained, dense)
+    return Candidate(run, role, deployment, size, trained, dense)
 
 
-def _loaded(path: Path, trained: Trained) -> nn.Module:
+def _exported(path: Path, trained: Trained) -> nn.Module:
     _, description = read(path)
     known = description is not None and description.function is not None
     return load_model(path, None if known else trained.untrained())
 
 
-def _fewer(data: Data, test_images: int) -> Data:
-    """The data with few enough images to be quick; they are of every class, drawn by a fixed
-    seed."""
+def _subset(data: Data, test_images: int) -> Data:
+    """The data with fewer images, so that measuring is quick; they are balanced by class and drawn
+    with a fixed seed."""
     draw = torch.Generator().manual_seed(0)
     tested = min(test_images or len(data.test), len(data.test))
     test = data.test[balanced(data.test.labels, tested, draw)]
@@ -132,20 +138,21 @@ def _fewer(data: Data, test_images: int) -> Data:
     return replace(data, train=train, validation=None, test=test)
 
 
-def _check(twin: Trained, trained: Trained) -> None:
+def _check_data(dense_run: Trained, trained: Trained) -> None:
     for what in ("image_shape", "classes"):
-        theirs, own = getattr(twin.data, what), getattr(trained.data, what)
+        theirs, own = getattr(dense_run.data, what), getattr(trained.data, what)
         if list(theirs) != list(own):
             raise NetworkError(
-                f"--dense: {twin.directory} has the {what.replace('_', ' ')} {theirs!s:.60}, and "
-                f"{trained.directory} has {own!s:.60}; name a run on the same data"
+                f"--dense: {dense_run.directory} has the {what.replace('_', ' ')} {theirs!s:.60}, "
+                f"and {trained.directory} has {own!s:.60}; name a run on the same data"
             )
 
 
 def _names(directories: Sequence[Path]) -> list[str]:
-    """The directories' names, with as much of the path before it as tells them apart."""
+    """The directories' names, each with as many parent directories as make them all different."""
     parts = [directory.resolve().parts for directory in directories]
-    first = 2 if any(part[-1].startswith("seed-") for part in parts) else 1  # a seed is no name
+    by_seed = any(part[-1].startswith("seed-") for part in parts)
+    first = 2 if by_seed else 1  # seed-1 alone says nothing
     for depth in range(first, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(set(parts)):

@@ -1,5 +1,5 @@
-"""The command ``refine-bench``: a refined network beside the dense one, in numbers, words and a
-picture."""
+"""The command ``refine-bench``: compares a refined network with the dense one in tables, sentences
+and a picture."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from refine.bench.arguments import parsed
+from refine.bench.arguments import parse
 from refine.bench.rows import CSV_FILE, FIGURE_FILE, JSON_FILE, BenchRow, as_csv
 from refine.errors import NetworkError, ReportError, SettingError
 from refine.process import run_command
@@ -20,8 +20,8 @@ from refine.records.files import write_text
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; its exit code."""
-    arguments = parsed(argv)
+    """Runs the command line and returns its exit code."""
+    arguments = parse(argv)
     return run_command(
         "refine-bench",
         lambda: _bench(arguments),
@@ -31,10 +31,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    to = _place(arguments)
-    from refine.bench.comparison import Asked, compared  # only now: --help needs no torch
+    to = _directory(arguments)
+    from refine.bench.comparison import BenchOptions, compare  # only now: --help needs no torch
 
-    asked = Asked(
+    options = BenchOptions(
         runs=tuple(arguments.runs),
         dense=arguments.dense,
         forms=arguments.form,
@@ -46,18 +46,19 @@ def _bench(arguments: argparse.Namespace) -> None:
         test_images=arguments.test_images,
         dataset_root=arguments.dataset_root,
     )
-    with _progress() as tell, TemporaryDirectory(prefix="refine-bench-") as place:
-        comparison = compared(asked, Path(place), tell)
+    with _progress() as show_progress, TemporaryDirectory(prefix="refine-bench-") as place:
+        comparison = compare(options, Path(place), show_progress)
     _write(to, comparison.rows, comparison.record())
     _show(comparison.rows, comparison.skipped, comparison.sentences)
     print(f"wrote {to / CSV_FILE}, {JSON_FILE} and {FIGURE_FILE}")
 
 
-def _place(arguments: argparse.Namespace) -> Path:
-    """Where it is written; ReportError, before anything is measured, if it cannot be there."""
-    to = arguments.to
+def _directory(arguments: argparse.Namespace) -> Path:
+    """The directory for the results. ReportError, before anything is measured, if they cannot be
+    written there."""
+    to: Path | None = arguments.to
     if to is None and len(arguments.runs) == 1:
-        to = arguments.runs[0] / "bench"
+        to = Path(arguments.runs[0], "bench")
     elif to is None:
         to = Path(f"results/bench/{datetime.now():%Y-%m-%d/%H-%M-%S}")
     if to.exists() and not to.is_dir():
@@ -65,17 +66,18 @@ def _place(arguments: argparse.Namespace) -> Path:
     taken = [name for name in (CSV_FILE, JSON_FILE, FIGURE_FILE) if (to / name).exists()]
     if taken and not arguments.force:
         raise ReportError(
-            f"{to / taken[0]} exists; --to DIR is for another place, --force overwrites it"
+            f"{to / taken[0]} exists; name another directory with --to, or overwrite it with "
+            "--force"
         )
     there = next(folder for folder in (to, *to.absolute().parents) if folder.exists())
     if arguments.runs[0].is_dir() and not os.access(there, os.W_OK):
-        raise ReportError(f"--to: {there} cannot be written to; choose another place")
+        raise ReportError(f"--to: {there} cannot be written to; choose another directory")
     return to
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Tells what is being done, on a terminal alone."""
+    """A function that shows what is being done, if there is a terminal."""
     if not sys.stderr.isatty():
         yield lambda text: None
         return
@@ -86,7 +88,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 
 def _write(to: Path, rows: list[BenchRow], record: dict[str, Any]) -> None:
-    """All three files; nothing is written before all of it is made."""
+    """Writes all three files, once the content of all is complete."""
     from refine.bench.picture import speedups
     from refine.report.plots import save
 

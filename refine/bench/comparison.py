@@ -1,4 +1,4 @@
-"""What does one call of ``refine-bench`` compare, and what does it find?"""
+"""What does one call of ``refine-bench`` compare, and with which results?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from refine.bench.candidates import of_runs
 from refine.bench.environment import environment
 from refine.bench.forms import forms
-from refine.bench.measure import Measuring, measured, prepare
+from refine.bench.measure import MeasureOptions, measured, prepare
 from refine.bench.names import USUAL_ON_CPU, USUAL_ON_GPU
 from refine.bench.rows import BenchRow
 from refine.bench.summary import sentences
@@ -21,9 +21,9 @@ CONVENTION = "multiply-accumulates of convolutions, linear layers and matrix pro
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The command line's options; None stands for the default of forms, threads and data set, and
-    one of ``repeats`` and ``seconds`` is None."""
+class BenchOptions:
+    """The options of the command line. None stands for the default; one of ``repeats`` and
+    ``seconds`` is None."""
 
     runs: tuple[Path, ...]
     dense: Path | None
@@ -39,7 +39,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Comparison:
-    """rows: what was measured; skipped: forms that could not be had, each with the reason."""
+    """rows: the measurements; skipped: forms that are not available, each with the reason;
+    sentences: a summary of the rows."""
 
     rows: list[BenchRow]
     skipped: dict[str, str]
@@ -47,7 +48,7 @@ class Comparison:
     environment: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """What ``bench.json`` holds."""
+        """The content of ``bench.json``."""
         return {
             "environment": self.environment,
             "macs": CONVENTION,
@@ -56,27 +57,29 @@ class Comparison:
         }
 
 
-def compared(asked: Asked, place: Path, tell: Callable[[str], None]) -> Comparison:
-    """Prepares and measures; files of its own go to ``place``. NetworkError, ReportError or
-    SettingError say what cannot be compared."""
-    device = choose_device(asked.device)
+def compare(options: BenchOptions, place: Path, show_progress: Callable[[str], None]) -> Comparison:
+    """Measures the networks; temporary files are written to ``place``. NetworkError, ReportError or
+    SettingError says what cannot be compared."""
+    device = choose_device(options.device)
     if device.type not in ("cpu", "cuda"):
         device = torch.device("cpu")
-    use_threads(asked.threads)
+    use_threads(options.threads)
     usual = USUAL_ON_GPU if device.type == "cuda" else USUAL_ON_CPU
     known = forms(device, place)
-    chosen = asked.forms or usual
+    chosen = options.forms or usual
     skipped = {name: f"is not measured on {device.type}" for name in chosen if name not in known}
-    measuring = Measuring(device, asked.batches, asked.repeats, asked.seconds)
+    measure_options = MeasureOptions(device, options.batches, options.repeats, options.seconds)
     rows: list[BenchRow] = []
-    runs = of_runs(asked.runs, asked.dense, asked.dataset_root, asked.test_images, tell)
-    for contestants in runs:
+    runs = of_runs(
+        options.runs, options.dense, options.dataset_root, options.test_images, show_progress
+    )
+    for candidates in runs:
         wanted = [known[name] for name in chosen if name in known]
-        prepared, left_out = prepare(contestants, wanted, measuring, tell)
+        prepared, left_out = prepare(candidates, wanted, measure_options, show_progress)
         skipped |= left_out
         if prepared:
-            rows += measured(prepared, measuring, tell)
+            rows += measured(prepared, measure_options, show_progress)
     if not rows:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        raise ReportError(f"--form: none of the forms can be had here ({reasons:.300}); try eager")
+        raise ReportError(f"--form: no form is available here ({reasons:.300}); try eager")
     return Comparison(rows, skipped, sentences(rows), environment(device))

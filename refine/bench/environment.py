@@ -1,4 +1,4 @@
-"""On which machine, and with which programs, was it measured?"""
+"""On which machine, and with which versions of libraries, was it measured?"""
 
 import os
 import platform
@@ -29,13 +29,13 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, as the system reports it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name":
                 return value.strip()
-    except OSError:  # a system without it
+    except OSError:  # not Linux
         pass
     return platform.processor() or platform.machine()
 

@@ -1,8 +1,8 @@
-"""In which form does a network answer?
+"""In which forms can a network be run?
 
-A form is a function ``(network) -> answer`` that makes of a network, with its images, something
-that takes a batch of any size and returns logits. Images are fp32 in every form: where a form
-computes in less, the conversion is part of its time.
+A form makes of a network a function that takes a batch of images of any size and returns logits.
+Images are fp32 in every form: where a form computes in another precision, its time includes the
+conversion.
 """
 
 from collections.abc import Callable
@@ -15,56 +15,56 @@ from tempfile import mkdtemp
 import torch
 from torch import Tensor, nn
 
-from refine.bench.runtimes import Files, onnxruntime, openvino
+from refine.bench.runtimes import Files, Predict, onnxruntime, openvino
 from refine.export.deployment import Deployment
 from refine.export.folding import folded
 from refine.export.formats import BATCH, quiet
 
 INSTALL = "pip install 'runtime-refinement[bench]'"
-Answer = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Form:
-    """``prepare``: makes the answer; what it raises says why it cannot. needs: packages that it
-    takes. channels_last: whether images lie in memory pixel after pixel, as is best for it."""
+    """``prepare``: makes the function that runs the network; its exception says why it cannot.
+    ``needs``: the packages for it. ``channels_last``: whether it is fastest with images in memory
+    pixel after pixel (NHWC)."""
 
     name: str
     precision: str
-    prepare: Callable[[Deployment], Answer]
+    prepare: Callable[[Deployment], Predict]
     needs: tuple[str, ...] = ()
     channels_last: bool = True
 
     def lacks(self) -> str | None:
-        """Why it cannot be had here, and what would help; None if it can."""
+        """Why it is not available, and what would help; None if it is."""
         if missing := [name for name in self.needs if find_spec(name) is None]:
             return f"{' and '.join(missing)} not installed: {INSTALL}"
         return None
 
     def laid_out(self, images: Tensor) -> Tensor:
-        """``images`` (N, C, H, W) as they lie best for it."""
+        """``images`` (N, C, H, W) in the memory layout that is fastest for it."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return images.contiguous(memory_format=layout)
 
 
 def forms(device: torch.device, place: Path) -> dict[str, Form]:
-    """All that there are on ``device``, by name; files of theirs are written to ``place``."""
+    """All forms on ``device``, by name; their temporary files are written to ``place``."""
 
-    def eager(deployment: Deployment) -> Answer:
+    def eager(deployment: Deployment) -> Predict:
         return _moved(deployment.network, device, torch.float32)
 
-    def without_norms(deployment: Deployment) -> Answer:
+    def without_norms(deployment: Deployment) -> Predict:
         return _moved(folded(deployment.network, deployment.images[:2]).network, device)
 
-    def half(dtype: torch.dtype) -> Callable[[Deployment], Answer]:
-        def prepare(deployment: Deployment) -> Answer:
+    def half(dtype: torch.dtype) -> Callable[[Deployment], Predict]:
+        def prepare(deployment: Deployment) -> Predict:
             network = _moved(deployment.network, device, dtype)
             return lambda images: network(images.to(dtype)).float()
 
         return prepare
 
-    def compiled(dtype: torch.dtype) -> Callable[[Deployment], Answer]:
-        def prepare(deployment: Deployment) -> Answer:
+    def compiled(dtype: torch.dtype) -> Callable[[Deployment], Predict]:
+        def prepare(deployment: Deployment) -> Predict:
             network = _moved(deployment.network, device, dtype)
             example = deployment.images[:2].to(device, dtype)
             program = _compiled(network, example, Path(mkdtemp(dir=place)))
@@ -82,12 +82,11 @@ def forms(device: torch.device, place: Path) -> dict[str, Form]:
         files, threads = Files(place), torch.get_num_threads()
         ort, vino = onnxruntime(files, threads), openvino(files, threads)
         base = ("onnx", "onnxscript", "onnxruntime")
-        plain = {"channels_last": False}
         found += [
-            Form("onnxruntime", "fp32", ort.single, base, **plain),
-            Form("openvino", "fp32", vino.single, (*base, "openvino"), **plain),
-            Form("onnxruntime-int8", "int8", ort.int8, base, **plain),
-            Form("openvino-int8", "int8", vino.int8, (*base, "openvino"), **plain),
+            Form("onnxruntime", "fp32", ort.single, base, channels_last=False),
+            Form("openvino", "fp32", vino.single, (*base, "openvino"), channels_last=False),
+            Form("onnxruntime-int8", "int8", ort.int8, base, channels_last=False),
+            Form("openvino-int8", "int8", vino.int8, (*base, "openvino"), channels_last=False),
         ]
     found += [
         Form("eager-bf16", "bf16", half(bf16)),
@@ -102,12 +101,12 @@ def forms(device: torch.device, place: Path) -> dict[str, Form]:
 
 
 def _moved(model: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Module:
-    return deepcopy(model).to(device, dtype, memory_format=torch.channels_last).eval()
+    return deepcopy(model).to(device, dtype).to(memory_format=torch.channels_last).eval()
 
 
-def _compiled(network: nn.Module, example: Tensor, place: Path) -> Answer:
-    """A program of torch.export, compiled ahead of time by inductor: as fast as torch.compile or
-    faster, and one compilation for every batch size, where that needs two."""
+def _compiled(network: nn.Module, example: Tensor, place: Path) -> Predict:
+    """A program of torch.export, compiled ahead of time by inductor. It is at least as fast as
+    torch.compile, and one compilation is enough for every batch size, where that needs two."""
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
     example = example.contiguous(memory_format=torch.channels_last)
@@ -116,6 +115,6 @@ def _compiled(network: nn.Module, example: Tensor, place: Path) -> Answer:
         path = aoti_compile_and_package(
             program,
             package_path=str(place / "model.pt2"),
-            inductor_configs={"freezing": True},  # weights are constants: norms are folded
+            inductor_configs={"freezing": True},  # weights become constants, norms are folded
         )
         return aoti_load_package(path)

@@ -1,4 +1,4 @@
-"""What is measured of each network in each form?"""
+"""What is measured for each network in each form?"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,17 +7,19 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from refine.bench.candidates import Contestant
-from refine.bench.forms import Answer, Form
+from refine.bench.candidates import Candidate
+from refine.bench.forms import Form
 from refine.bench.rows import BenchRow
+from refine.bench.runtimes import Predict
 from refine.evaluation import cost
 from refine.evaluation.latency import interleaved, median, p95
 from refine.evaluation.memory import peak_bytes
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """What is asked. repeats: rounds at each batch size; or seconds, as long as they may take."""
+class MeasureOptions:
+    """How to measure. One of these is None: repeats, the rounds at each batch size; seconds, how
+    long all rounds of a batch size may take."""
 
     device: torch.device
     batches: tuple[int, ...]
@@ -32,103 +34,103 @@ class Measuring:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A contestant in a form, and what of it does not depend on the batch size."""
+    """A candidate in a form, and the measurements that do not depend on the batch size."""
 
-    contestant: Contestant
+    candidate: Candidate
     form: Form
-    answer: Answer
+    predict: Predict
     accuracy: float | None
     difference: float
 
 
-class Answering(nn.Module):
-    """What ``answer`` says of images that lie on the CPU, as a network of the CPU says it."""
+class OnCpu(nn.Module):
+    """Makes a form a network that takes images on the CPU and returns logits on the CPU."""
 
-    def __init__(self, answer: Answer, form: Form, device: torch.device):
+    def __init__(self, predict: Predict, form: Form, device: torch.device):
         super().__init__()
-        self._answer, self._form, self._device = answer, form, device
+        self._predict, self._form, self._device = predict, form, device
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) to (N, classes)."""
-        return self._answer(self._form.laid_out(images).to(self._device)).cpu()
+        return self._predict(self._form.laid_out(images).to(self._device)).cpu()
 
 
 def prepare(
-    contestants: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     forms: Sequence[Form],
-    measuring: Measuring,
-    tell: Callable[[str], None],
+    options: MeasureOptions,
+    show_progress: Callable[[str], None],
 ) -> tuple[list[Prepared], dict[str, str]]:
-    """Every contestant in every form that can be had, and why the others cannot."""
+    """Every candidate in every form that is available, and why the others are not."""
     prepared: list[Prepared] = []
     skipped = {form.name: reason for form in forms if (reason := form.lacks())}
     for form in forms:
-        for contestant in contestants if form.name not in skipped else ():
-            tell(f"{contestant.run}: {contestant.role} in the form {form.name}")
+        for candidate in candidates if form.name not in skipped else ():
+            show_progress(f"{candidate.run}: {candidate.role} in the form {form.name}")
             try:
-                prepared.append(_prepared(contestant, form, measuring.device))
-            except Exception as error:  # compilers, libraries and networks refuse in many ways
+                prepared.append(_prepared(candidate, form, options.device))
+            except Exception as error:  # compilers, libraries and networks raise many types
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
-                skipped[f"{form.name} ({contestant.role} of {contestant.run})"] = reason[:200]
+                skipped[f"{form.name} ({candidate.role} of {candidate.run})"] = reason[:200]
     return prepared, skipped
 
 
-@torch.no_grad()  # inference mode would be passed on to the images that the deployment keeps
-def _prepared(contestant: Contestant, form: Form, device: torch.device) -> Prepared:
-    deployment = contestant.deployment
-    answer = form.prepare(deployment)
-    answering = Answering(answer, form, device)
-    difference = deployment.difference(answering(deployment.images))
-    accuracy = deployment.score(answering).accuracy if contestant.trained else None
-    return Prepared(contestant, form, answer, accuracy, difference)
+@torch.no_grad()  # not inference_mode: its images could be used nowhere else, and they are kept
+def _prepared(candidate: Candidate, form: Form, device: torch.device) -> Prepared:
+    deployment = candidate.deployment
+    predict = form.prepare(deployment)
+    network = OnCpu(predict, form, device)
+    difference = deployment.difference(network(deployment.images))
+    accuracy = deployment.score(network).accuracy if candidate.trained else None
+    return Prepared(candidate, form, predict, accuracy, difference)
 
 
 def measured(
-    prepared: Sequence[Prepared], measuring: Measuring, tell: Callable[[str], None]
+    prepared: Sequence[Prepared], options: MeasureOptions, show_progress: Callable[[str], None]
 ) -> list[BenchRow]:
-    """A row for each of them at each batch size; all take turns."""
+    """A row for each of them at each batch size; in each round every one is called once."""
     rows: list[BenchRow] = []
-    by_key = {_key(one.contestant, one.form): one for one in prepared}
-    for batch in measuring.batches:
-        tell(f"timing {len(prepared)} programs with batches of {batch}")
-        calls = {key: _call(one, batch, measuring) for key, one in by_key.items()}
+    by_key = {_key(one.candidate, one.form): one for one in prepared}
+    for batch in options.batches:
+        show_progress(f"timing {len(prepared)} programs with batches of {batch}")
+        calls = {key: _call(one, batch, options) for key, one in by_key.items()}
         with torch.inference_mode():
             times = interleaved(
                 calls,
-                measuring.repeats,
-                seconds=measuring.seconds,
-                synchronize=measuring.synchronize,
+                options.repeats,
+                seconds=options.seconds,
+                synchronize=options.synchronize,
             )
-        contestants = {id(one.contestant): one.contestant for one in prepared}
-        peaks = {of: _peak(c, batch, measuring.device) for of, c in contestants.items()}
+        candidates = {id(one.candidate): one.candidate for one in prepared}
+        peaks = {key: _peak(c, batch, options.device) for key, c in candidates.items()}
         for key, one in by_key.items():
-            contestant = one.contestant
-            dense = times.get(_key(contestant.dense or contestant, one.form))
+            candidate = one.candidate
+            dense = times.get(_key(candidate.dense or candidate, one.form))
             speedup = median(dense) / median(times[key]) if dense else None
-            peak = peaks[id(contestant)]
-            rows.append(_row(one, times[key], speedup, batch, peak, measuring.device))
+            peak = peaks[id(candidate)]
+            rows.append(_row(one, times[key], speedup, batch, peak, options.device))
     return rows
 
 
-def _key(contestant: Contestant, form: Form) -> str:
-    return f"{contestant.run}/{contestant.role}/{form.name}"
+def _key(candidate: Candidate, form: Form) -> str:
+    return f"{candidate.run}/{candidate.role}/{form.name}"
 
 
-def _call(one: Prepared, batch: int, measuring: Measuring) -> Callable[[], Tensor]:
-    images = _images(one.contestant, batch)
-    return partial(one.answer, one.form.laid_out(images).to(measuring.device))
+def _call(one: Prepared, batch: int, options: MeasureOptions) -> Callable[[], Tensor]:
+    images = _images(one.candidate, batch)
+    return partial(one.predict, one.form.laid_out(images).to(options.device))
 
 
-def _images(contestant: Contestant, batch: int) -> Tensor:
-    """As many of the real test images, from the first again after the last."""
-    images = contestant.deployment.images
+def _images(candidate: Candidate, batch: int) -> Tensor:
+    """``batch`` real test images; after the last one the first comes again."""
+    images = candidate.deployment.images
     return images[torch.arange(batch) % len(images)]
 
 
-def _peak(contestant: Contestant, batch: int, device: torch.device) -> int:
-    network = contestant.network.to(device)
+def _peak(candidate: Candidate, batch: int, device: torch.device) -> int:
+    network = candidate.network.to(device)
     try:
-        return peak_bytes(network, _images(contestant, batch).to(device))
+        return peak_bytes(network, _images(candidate, batch).to(device))
     finally:
         network.cpu()
 
@@ -141,11 +143,11 @@ def _row(
     peak: int,
     device: torch.device,
 ) -> BenchRow:
-    contestant, network = one.contestant, one.contestant.network
+    candidate, network = one.candidate, one.candidate.network
     middle = median(seconds)
     return BenchRow(
-        run=contestant.run,
-        contestant=contestant.role,
+        run=candidate.run,
+        contestant=candidate.role,
         form=one.form.name,
         precision=one.form.precision,
         device=str(device),
@@ -157,14 +159,14 @@ def _row(
         images_per_second=batch / middle,
         calls=len(seconds),
         speedup=speedup,
-        promised_speedup=contestant.promised_speedup,
-        macs=contestant.macs,
+        promised_speedup=candidate.promised_speedup,
+        macs=candidate.macs,
         parameters=cost.parameters(network),
         nonzero_parameters=cost.nonzero(network),
-        file_bytes=contestant.file_bytes,
+        file_bytes=candidate.file_bytes,
         memory_bytes=cost.bytes_of(network),
         peak_bytes=peak,
         accuracy=one.accuracy,
-        test_images=len(contestant.deployment.data.test) if contestant.trained else None,
+        test_images=len(candidate.deployment.data.test) if candidate.trained else None,
         difference=one.difference,
     )

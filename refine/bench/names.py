@@ -1,4 +1,4 @@
-"""Which forms of a network are there, and which are measured if none is named?"""
+"""Which forms of a network exist, and which are measured by default?"""
 
 ON_CPU = (
     "eager", "folded", "compiled", "onnxruntime", "openvino", "onnxruntime-int8", "openvino-int8",
@@ -8,5 +8,5 @@ ON_GPU = (
     "eager", "folded", "compiled", "eager-bf16", "compiled-bf16", "eager-fp16", "compiled-fp16",
 )  # fmt: skip
 FORMS = tuple(dict.fromkeys((*ON_CPU, *ON_GPU)))
-USUAL_ON_CPU = ON_CPU[:-1]  # compilation takes longest: on a CPU it is done once
+USUAL_ON_CPU = ON_CPU[:-1]  # without compiled-bf16: a second compilation would take longest
 USUAL_ON_GPU = tuple(form for form in ON_GPU if form != "eager-fp16")

@@ -1,6 +1,6 @@
-"""What is recorded of each network in each form at each batch size?
+"""What is recorded for each network in each form at each batch size?
 
-The type is the table's schema: one field a column of ``bench.csv``.
+The type is the schema of the table: each field is a column of ``bench.csv``.
 """
 
 import csv
@@ -16,11 +16,12 @@ DENSE, REFINED, EXPORTED = "dense", "refined", "exported"
 class BenchRow:
     """Times are milliseconds of one call with ``batch`` images, over ``calls`` calls.
 
-    speedup: median of the dense network in the same form by that of this one; promised_speedup:
-    the same of their MACs. peak_bytes: of a pass in eager mode, beside the network itself
+    contestant: the role of the network: dense, refined or exported. speedup: the median of the
+    dense network in the same form, divided by that of this network; promised_speedup: the same of
+    their MACs. peak_bytes: of a forward pass in eager mode, without the network itself
     (refine/evaluation/memory.py). accuracy: a fraction of ``test_images``; empty for a dense
-    network that was never trained. difference: the greatest one of its answers to real test images
-    from those of the same network in eager mode and single precision.
+    network that was not trained. difference: the greatest difference of its logits for real test
+    images from those of the same network in eager mode and single precision.
     """
 
     run: str
@@ -49,10 +50,15 @@ class BenchRow:
 
 
 def as_csv(rows: Iterable[BenchRow]) -> str:
-    """The table with its header; numbers in full."""
+    """The table with its header; numbers are not rounded."""
     text = io.StringIO()
     names = [entry.name for entry in fields(BenchRow)]
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     return text.getvalue()
+
+
+def compared(rows: Iterable[BenchRow]) -> list[tuple[BenchRow, float]]:
+    """Each row that has a speed-up, with it."""
+    return [(row, row.speedup) for row in rows if row.speedup]

@@ -1,16 +1,18 @@
-"""What did the refinement gain, in words?
+"""What did the refinement gain, in sentences?
 
-Pure functions of the rows; a gain below 5 % is called none, as the times vary by as much.
+Pure functions of the rows. A gain below 5 % counts as none, as times vary by as much.
 """
 
 from collections.abc import Iterable, Sequence
 
-from refine.bench.rows import DENSE, BenchRow
+from refine.bench.rows import DENSE, BenchRow, compared
 
 GAIN = 1.05
-SHORT_OF = 0.8  # of the promised speed-up; below, the reason is said
+SHORT_OF = 0.8  # of the promised speed-up; below, a sentence gives the reason
 USUAL_BATCH = 32
-VARIES = 2.0  # times the fastest call, from which on a median says more of other programs
+VARIES = 2.0  # times the fastest call; a median above shows that other programs were running
+
+Speeds = Sequence[tuple[BenchRow, float]]  # rows of one network and batch size, their speed-ups
 
 
 def sentences(rows: Sequence[BenchRow]) -> list[str]:
@@ -20,13 +22,14 @@ def sentences(rows: Sequence[BenchRow]) -> list[str]:
         for role in dict.fromkeys(row.contestant for row in rows if row.contestant != DENSE):
             own = [row for row in rows if (row.run, row.contestant) == (run, role)]
             if own:
-                found += _of(own, [r for r in rows if (r.run, r.contestant) == (run, DENSE)])
+                dense = [row for row in rows if (row.run, row.contestant) == (run, DENSE)]
+                found += _on_network(own, dense)
     return found
 
 
 def reference_batch(rows: Iterable[BenchRow]) -> int:
-    """The batch size that is spoken of: 32 if it was measured, else the next smaller one, else the
-    smallest."""
+    """The batch size that the sentences are about: 32 if it was measured, else the next smaller
+    one, else the smallest."""
     batches = {row.batch for row in rows}
     return max((batch for batch in batches if batch <= USUAL_BATCH), default=min(batches))
 
@@ -36,13 +39,13 @@ def _busy(rows: Sequence[BenchRow]) -> list[str]:
     if disturbed < len(rows) / 10:
         return []
     return [
-        f"other programs were at work on this machine: {disturbed} of {len(rows)} medians are more "
+        f"other programs were running on this machine: {disturbed} of {len(rows)} medians are more "
         f"than {VARIES:g} times the fastest call. Measure again when it is idle; fastest_ms in the "
         "table is disturbed least"
     ]
 
 
-def _of(own: Sequence[BenchRow], dense: Sequence[BenchRow]) -> list[str]:
+def _on_network(own: Sequence[BenchRow], dense: Sequence[BenchRow]) -> list[str]:
     name = f"{own[0].run}, {own[0].contestant}"
     return [
         f"{name}: {sentence}"
@@ -52,41 +55,59 @@ def _of(own: Sequence[BenchRow], dense: Sequence[BenchRow]) -> list[str]:
 
 
 def _speed(own: Sequence[BenchRow]) -> str:
-    first, device = own[0], "GPU" if own[0].device.startswith("cuda") else "CPU"
-    compared = [row for row in own if row.speedup]
-    if not compared:
+    with_speedup = compared(own)
+    if not with_speedup:
         return "no form could be compared with the dense network"
-    batch = reference_batch(compared)
-    speeds = [row.speedup for row in compared if row.batch == batch]
-    span = f"{min(speeds):.2f}x to {max(speeds):.2f}x"
-    zeros = 1 - first.nonzero_parameters / first.parameters
-    promised = first.promised_speedup
-    if promised < GAIN:
-        cut = f"{zeros:.0%} of its parameters are 0, and it has as many multiply-accumulates"
-        if max(speeds) < GAIN:
-            return f"{cut}: no speed-up on this {device} in any form ({span}, batches of {batch})"
-        faster = ", ".join(r.form for r in compared if r.batch == batch and r.speedup >= GAIN)
-        return f"{cut}: {span} with batches of {batch}, faster only in {faster}"
-    at_batch = sorted((r for r in compared if r.batch == batch), key=lambda r: -r.speedup)
-    best, others = at_batch[0], at_batch[1:]
+    batch = reference_batch(row for row, _ in with_speedup)
+    speeds = [(row, speedup) for row, speedup in with_speedup if row.batch == batch]
+    if own[0].promised_speedup < GAIN:
+        return _speed_of_zeros(own[0], speeds)
+    return _speed_of_fewer_macs(own[0], speeds)
+
+
+def _speed_of_zeros(row: BenchRow, speeds: Speeds) -> str:
+    """On a network that has zeros but as many multiply-accumulates as the dense one."""
+    zeros, batch = 1 - row.nonzero_parameters / row.parameters, speeds[0][0].batch
+    cut = f"{zeros:.0%} of its parameters are 0, and it has as many multiply-accumulates"
+    faster = ", ".join(of.form for of, speedup in speeds if speedup >= GAIN)
+    if not faster:
+        return (
+            f"{cut}: no speed-up on this {_device(row)} in any form ({_span(speeds)}, batches of "
+            f"{batch})"
+        )
+    return f"{cut}: {_span(speeds)} with batches of {batch}, faster only in {faster}"
+
+
+def _speed_of_fewer_macs(row: BenchRow, speeds: Speeds) -> str:
+    promised, batch, device = row.promised_speedup, speeds[0][0].batch, _device(row)
     fewer = f"{promised:.1f}x fewer multiply-accumulates"
-    if max(speeds) < GAIN:
-        return f"{fewer}, but no speed-up in any form ({span}, batches of {batch}, {device})"
-    gave = f"{fewer} gave {best.speedup:.2f}x in the form {best.form}"
-    if others:
-        gave += f" and {others[-1].speedup:.2f}x in {others[-1].form}"
+    ordered = sorted(speeds, key=lambda pair: -pair[1])
+    (best, most), (last, least) = ordered[0], ordered[-1]
+    if most < GAIN:
+        return (
+            f"{fewer}, but no speed-up in any form ({_span(speeds)}, batches of {batch}, {device})"
+        )
+    gave = f"{fewer} gave {most:.2f}x in the form {best.form}"
+    if len(ordered) > 1:
+        gave += f" and {least:.2f}x in {last.form}"
     gave += f" with batches of {batch} on this {device}"
-    if best.speedup < SHORT_OF * promised:
+    if most < SHORT_OF * promised:
         gave += (
             ": less than promised, as norms, activations and each layer's own overhead shrink less "
-            "than the multiplications do, and widths that are no multiples of 8 or 16 are computed "
-            "as the next such ones are (pruner.round_to)"
+            "than the multiplications do, and widths that are not multiples of 8 or 16 take as "
+            "long as the next multiple (pruner.round_to)"
         )
-    without = [row for row in at_batch if row.speedup < GAIN]
-    if without and without != at_batch:
-        listed = ", ".join(f"{row.form} ({row.speedup:.2f}x)" for row in without)
-        gave += f"; no gain in {listed}"
-    return gave
+    without = ", ".join(f"{of.form} ({speedup:.2f}x)" for of, speedup in ordered if speedup < GAIN)
+    return f"{gave}; no gain in {without}" if without else gave
+
+
+def _span(speeds: Speeds) -> str:
+    values = [speedup for _, speedup in speeds]
+    return f"{min(values):.2f}x to {max(values):.2f}x"
+
+
+def _device(row: BenchRow) -> str:
+    return "GPU" if row.device.startswith("cuda") else "CPU"
 
 
 def _size(row: BenchRow, dense: Sequence[BenchRow]) -> str:
@@ -101,13 +122,14 @@ def _size(row: BenchRow, dense: Sequence[BenchRow]) -> str:
 
 
 def _precisions(own: Sequence[BenchRow]) -> list[str]:
-    """Accuracy in less than single precision, beside it."""
-    whole = next((row for row in own if row.precision == "fp32"), None)
-    if whole is None or whole.accuracy is None:
+    """Sentences that compare the accuracy of forms in lower precision with that in fp32."""
+    whole = next((row.accuracy for row in own if row.precision == "fp32"), None)
+    if whole is None:
         return []
-    forms = {row.form: row for row in own if row.precision != "fp32"}
+    lower = {row.form: row for row in own if row.precision != "fp32"}
     return [
         f"{form} gets {row.accuracy:.2%} of {row.test_images:,} test images right, fp32 "
-        f"{whole.accuracy:.2%} ({100 * (row.accuracy - whole.accuracy):+.2f} points)"
-        for form, row in forms.items()
+        f"{whole:.2%} ({100 * (row.accuracy - whole):+.2f} points)"
+        for form, row in lower.items()
+        if row.accuracy is not None
     ]

@@ -1,4 +1,4 @@
-"""How is it shown on a terminal? Sizes of the networks, then each form's times and accuracy."""
+"""How are sizes, times and accuracies shown on a terminal?"""
 
 from collections.abc import Iterator, Sequence
 

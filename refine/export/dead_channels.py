@@ -192,4 +192,4 @@ def _output_dimension(layer: nn.Module) -> int:
 
 
 def _is_depthwise(layer: nn.Module) -> bool:
-    return getattr(layer, "groups", 1) > 1 and depthwise(layer)
+    return isinstance(layer, Convolution) and layer.groups > 1 and depthwise(layer)

@@ -35,7 +35,8 @@ class Deployment:
     @cached_property
     def _logits(self) -> Tensor:
         with torch.no_grad():
-            return self.before(self.images)
+            logits: Tensor = self.before(self.images)
+        return logits
 
     def of_other_code(self) -> nn.Module | None:
         """For ``load_model``: a copy of the untrained network if refine.models has no such one."""

@@ -28,7 +28,8 @@ class ReferenceOutputs:
 
     @torch.no_grad()
     def _of(self, model: nn.Module) -> Tensor:
-        return deepcopy(model).eval().to(self._dtype)(self._inputs.to(self._dtype))
+        outputs: Tensor = deepcopy(model).eval().to(self._dtype)(self._inputs.to(self._dtype))
+        return outputs
 
     def change(self, other: nn.Module) -> float:
         """The greatest difference of the outputs of ``other``, as a share of the greatest output;

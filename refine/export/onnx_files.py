@@ -98,7 +98,8 @@ def _onnx_bytes(deployment: Deployment) -> bytes:
         del part.metadata_props[:]  # source code, with its paths
     del model.metadata_props[:]
     model.metadata_props.add(key=KEY, value=as_text(deployment.description))
-    return model.SerializeToString()
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _quantized(place: Path, deployment: Deployment) -> dict[str, Path]:
@@ -145,7 +146,7 @@ class _Reader:
         chosen = deployment.data.train[: _calibrated(deployment)]
         size = min(TOGETHER, len(chosen))
         for images, _ in deployment.data.plain(chosen[: len(chosen) // size * size]):
-            for part in images.contiguous().split(size):
+            for part in torch.split(images.contiguous(), size):
                 if len(part) == size:  # percentiles need batches of one size
                     yield {INPUT: part.numpy()}
 

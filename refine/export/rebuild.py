@@ -73,10 +73,11 @@ def outline(description: Description) -> nn.Module:
         raise NetworkError(f"{description.function} takes no {sorted(unknown)[0]!r}")
     try:
         with torch.device("meta"):
-            return make(**description.arguments)
+            network: nn.Module = make(**description.arguments)
     except Exception as error:  # numbers that no network can have
         reason = " ".join(str(error).split())
         raise NetworkError(f"{description.function} cannot be built: {reason:.160}") from None
+    return network
 
 
 def _allocate_(network: nn.Module, tensors: Mapping[str, Tensor], description: Description) -> None:

@@ -15,11 +15,11 @@ from conftest import Quiet
 from torch import nn
 
 from refine import experiment
-from refine.bench import summary as words
+from refine.bench import summary
 from refine.bench.candidates import of_runs
 from refine.bench.cli import main
 from refine.bench.forms import forms
-from refine.bench.measure import Measuring, measured, prepare
+from refine.bench.measure import MeasureOptions, measured, prepare
 from refine.bench.names import FORMS, ON_CPU, ON_GPU
 from refine.bench.picture import speedups
 from refine.bench.rows import BenchRow, as_csv
@@ -56,7 +56,7 @@ def run_directory(trained, tmp_path):
 
 @pytest.fixture
 def smaller(trained, tmp_path):
-    """The same run, had it left a network of half the channels of the second convolution."""
+    """The same run with half the channels of the second convolution removed."""
     directory = shutil.copytree(trained, tmp_path / "smaller")
     network = Trained(directory).network()
     half = torch.arange(32)
@@ -102,7 +102,7 @@ def test_masked_weights_promise_nothing(run_directory, capsys):
     assert "of its parameters are 0, and it has as many multiply-accumulates" in shown
 
 
-def test_a_smaller_network_and_its_export_beside_a_trained_twin(smaller, trained, tmp_path):
+def test_a_smaller_network_and_its_export_beside_a_trained_dense_one(smaller, trained, tmp_path):
     run = Trained(smaller)
     (smaller / "export").mkdir()
     network_file.write(smaller / "export/model.safetensors", run.network(), run.description())
@@ -122,48 +122,46 @@ def test_a_smaller_network_and_its_export_beside_a_trained_twin(smaller, trained
     assert int(refined["peak_bytes"]) <= int(dense["peak_bytes"])
 
 
-def test_every_form_answers_alike(trained, tmp_path):
-    """Compiled ones apart, which take a minute: see the long test."""
+def test_every_form_gives_similar_logits(trained, tmp_path):
+    """Without the compiled ones, which take a minute: see the long test."""
     for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
         pytest.importorskip(package)
     device = torch.device("cpu")
     known = forms(device, tmp_path)
     assert tuple(known) == ON_CPU
     chosen = [form for name, form in known.items() if not name.startswith("compiled")]
-    measuring = Measuring(device, (1, 3), 1, None)
-    (contestants,) = of_runs([trained], None, None, 40)
-    prepared, skipped = prepare(contestants, chosen, measuring, lambda text: None)
+    options = MeasureOptions(device, (1, 3), 1, None)
+    (candidates,) = of_runs([trained], None, None, 40)
+    prepared, skipped = prepare(candidates, chosen, options, lambda text: None)
     assert not skipped
-    rows = measured(prepared, measuring, lambda text: None)
-    assert len(rows) == 2 * len(chosen) * len(contestants)
+    rows = measured(prepared, options, lambda text: None)
+    assert len(rows) == 2 * len(chosen) * len(candidates)
     for row in rows:
-        logits = float(
-            contestants[1].network(contestants[1].deployment.images).detach().abs().max()
-        )
+        logits = float(candidates[1].network(candidates[1].deployment.images).detach().abs().max())
         bound = 1e-4 if row.precision == "fp32" else 0.2 * logits
         assert row.difference < bound, row.form
     for one in prepared:
-        if one.contestant.trained:
+        if one.candidate.trained:
             assert one.accuracy is not None
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["compiled", "compiled-bf16"])
-def test_compiled_forms_answer_alike(trained, tmp_path, name):
+def test_compiled_forms_give_similar_logits(trained, tmp_path, name):
     form = forms(torch.device("cpu"), tmp_path)[name]
     deployment = of_runs([trained], None, None, 40)[0][1].deployment
-    answer = form.prepare(deployment)
-    for batch in (1, 2, 7):  # also one that it was not compiled with
+    predict = form.prepare(deployment)
+    for batch in (1, 2, 7):  # also sizes that it was not compiled with
         images = deployment.images[:batch]
         with torch.no_grad():
             wanted = deployment.network(images)
         close = 1e-4 if name == "compiled" else 0.2 * float(wanted.abs().max())
-        assert float((answer(form.laid_out(images)) - wanted).abs().max()) < close
+        assert float((predict(form.laid_out(images)) - wanted).abs().max()) < close
 
 
 def test_what_is_missing_or_fails_is_named_and_left_out(trained, tmp_path, monkeypatch):
-    (contestants,) = of_runs([trained], None, None, 40)
-    measuring = Measuring(torch.device("cpu"), (1,), 1, None)
+    (candidates,) = of_runs([trained], None, None, 40)
+    options = MeasureOptions(torch.device("cpu"), (1,), 1, None)
     eager = forms(torch.device("cpu"), tmp_path)["eager"]
 
     def fails(deployment):
@@ -171,7 +169,7 @@ def test_what_is_missing_or_fails_is_named_and_left_out(trained, tmp_path, monke
 
     missing = replace(eager, name="missing", needs=("no_such_package",))
     broken = replace(eager, name="broken", prepare=fails)
-    prepared, skipped = prepare(contestants, [missing, broken, eager], measuring, lambda text: None)
+    prepared, skipped = prepare(candidates, [missing, broken, eager], options, lambda text: None)
     assert {one.form.name for one in prepared} == {"eager"}
     assert skipped["missing"].startswith("no_such_package not installed: pip install")
     assert skipped["broken (dense of unstructured)"] == "RuntimeError: no compiler was found"
@@ -188,8 +186,8 @@ def test_nothing_of_the_run_is_changed(run_directory):
     ("options", "problem"),
     [
         (["--form", "egaer"], "--form: there is no 'egaer'; did you mean eager?"),
-        (["--batch", "8,x"], "--batch: 'x' is no whole number above 0"),
-        (["--repeats", "0"], "--repeats: '0' is no whole number above 0"),
+        (["--batch", "8,x"], "--batch: 'x' is not a whole number above 0"),
+        (["--repeats", "0"], "--repeats: '0' is not a whole number above 0"),
         (["--repeats", "2", "--seconds", "3"], "not allowed with argument"),
         (["--seconds", "0"], "--seconds: a number above 0"),
     ],
@@ -213,7 +211,7 @@ def test_errors_are_one_line(run_directory, tmp_path, capsys):
     assert not (tmp_path / "nowhere").exists()
     (run_directory / "bench").mkdir()
     (run_directory / "bench" / "bench.csv").write_text("mine")
-    assert "--force overwrites it" in said(str(run_directory))
+    assert "overwrite it with --force" in said(str(run_directory))
     assert (run_directory / "bench" / "bench.csv").read_text() == "mine"
     assert main([str(run_directory), "--form", "eager", "--force", *QUICK]) == 0
     assert "is a file" in said(str(run_directory), "--to", str(run_directory / "config.yaml"))
@@ -287,8 +285,8 @@ def test_peak_memory_counts_what_lives_at_once():
     assert peak_bytes(in_place, torch.zeros(2, 4)) == 4 * 2 * 100
 
 
-def made(**changes):
-    """A row by hand."""
+def bench_row(**changes):
+    """A row with these changes."""
     row = BenchRow(
         run="a", contestant="refined", form="eager", precision="fp32", device="cpu", threads=2,
         batch=32, median_ms=10.0, fastest_ms=9.0, p95_ms=11.0, images_per_second=3200.0, calls=9,
@@ -299,53 +297,62 @@ def made(**changes):
     return replace(row, **changes)
 
 
-DENSE = made(contestant="dense", speedup=1.0, promised_speedup=1.0, macs=100, file_bytes=400)
+DENSE = bench_row(contestant="dense", speedup=1.0, promised_speedup=1.0, macs=100, file_bytes=400)
 
 
 def test_no_gain_is_said():
     zeros = {"promised_speedup": 1.0, "nonzero_parameters": 50, "file_bytes": 400}
-    rows = [DENSE, made(speedup=0.98, **zeros), made(form="openvino", speedup=1.03, **zeros)]
-    said = words.sentences(rows)
+    rows = [
+        DENSE,
+        bench_row(speedup=0.98, **zeros),
+        bench_row(form="openvino", speedup=1.03, **zeros),
+    ]
+    said = summary.sentences(rows)
     assert said[0] == (
         "a, refined: 50% of its parameters are 0, and it has as many multiply-accumulates: no "
         "speed-up on this CPU in any form (0.98x to 1.03x, batches of 32)"
     )
     assert "the zeros are in it" in said[1]
-    smaller = [DENSE, made(speedup=1.01)]
-    assert "2.0x fewer multiply-accumulates, but no speed-up" in words.sentences(smaller)[0]
+    smaller = [DENSE, bench_row(speedup=1.01)]
+    assert "2.0x fewer multiply-accumulates, but no speed-up" in summary.sentences(smaller)[0]
 
 
 def test_a_gain_is_said_with_what_it_falls_short_of():
     rows = [
-        DENSE, made(), made(form="openvino", speedup=1.9), made(form="folded", speedup=1.0),
-        made(form="onnxruntime-int8", precision="int8", accuracy=0.896),
+        DENSE, bench_row(), bench_row(form="openvino", speedup=1.9),
+        bench_row(form="folded", speedup=1.0),
+        bench_row(form="onnxruntime-int8", precision="int8", accuracy=0.896),
     ]  # fmt: skip
-    said = words.sentences(rows)
+    said = summary.sentences(rows)
     assert said[0] == (
         "a, refined: 2.0x fewer multiply-accumulates gave 1.90x in the form openvino and 1.00x in "
         "folded with batches of 32 on this CPU; no gain in folded (1.00x)"
     )
     assert said[1] == "a, refined: its file is 50.0% of the dense one, its memory 100.0%"
     assert "89.60% of 1,000 test images right, fp32 90.00% (-0.40 points)" in said[2]
-    assert "less than promised" in words.sentences([DENSE, made()])[0]
+    assert "less than promised" in summary.sentences([DENSE, bench_row()])[0]
 
 
 def test_a_busy_machine_is_said():
-    busy = made(median_ms=30.0)
-    assert words.sentences([DENSE, busy])[0].startswith("other programs were at work")
-    assert words.reference_batch([made(batch=8), made(batch=128)]) == 8
-    assert words.reference_batch([made(batch=64)]) == 64
+    busy = bench_row(median_ms=30.0)
+    assert summary.sentences([DENSE, busy])[0].startswith("other programs were running")
+    assert summary.reference_batch([bench_row(batch=8), bench_row(batch=128)]) == 8
+    assert summary.reference_batch([bench_row(batch=64)]) == 64
 
 
 def test_the_table_and_the_picture_are_of_the_rows():
-    rows = [DENSE, made(), made(run="b", contestant="exported", form="openvino", speedup=None)]
+    rows = [
+        DENSE,
+        bench_row(),
+        bench_row(run="b", contestant="exported", form="openvino", speedup=None),
+    ]
     lines = as_csv(rows).splitlines()
     assert len(lines) == 4
     assert lines[0].startswith("run,contestant,form,precision,device,threads,batch,median_ms")
-    figure = speedups([*rows, made(run="b", contestant="exported", form="openvino")])
+    figure = speedups([*rows, bench_row(run="b", contestant="exported", form="openvino")])
     labels = {text.get_text() for text in figure.legends[0].get_texts()}
     assert labels == {"eager", "openvino", "a", "b", "hollow: exported", "as promised", "no gain"}
-    assert speedups([DENSE]).axes  # also where nothing was compared
+    assert speedups([DENSE]).axes  # also if nothing was compared
 
 
 def test_ctrl_c_is_a_line(trained, monkeypatch, capsys, tmp_path):
