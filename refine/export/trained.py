@@ -45,7 +45,10 @@ class Trained:
                 raise ValueError("it is not a table")
             if self.data_root is not None:
                 config.dataset.root = self.data_root
-            return typed(config)  # what older runs lack has its default
+            found = typed(config)  # settings that an older run lacks have their defaults
+            if "_target_" not in found.model:
+                raise ValueError("it names no model")
+            return found
         except Exception as error:  # YAML and OmegaConf refuse in many ways
             reason = " ".join(str(error).split())
             raise NetworkError(f"{path} is damaged: {reason:.120}") from None
