@@ -65,7 +65,7 @@ ARMS = {
 }
 # The network that is measured last is the last one: no cycle after the last epoch.
 BASE = (
-    "experiment=continual", "schedule.stop=null", "trainer.optimizer.lr=0.0001",
+    "experiment=continual", "trainer.optimizer.lr=0.0001",
     "save_model=false", "checkpoint.every=0",
 )  # fmt: skip
 

@@ -49,10 +49,9 @@ def settle(config: DictConfig, given: Collection[str] = ()) -> None:
         if f"schedule.{key}" in given or not left_out:
             raise lacks(config, key)
         del node[key]
-    whole = OmegaConf.create({"schedule": OmegaConf.structured(_schema(schedule))})
-    OmegaConf.set_struct(whole, False)  # _target_ is no setting
-    OmegaConf.update(whole, f"schedule.{TARGET}", node[TARGET], force_add=True)
-    values = written(OmegaConf.merge(whole, {"schedule": node}))
+    defaults = OmegaConf.create({"schedule": OmegaConf.structured(_schema(schedule))})
+    OmegaConf.set_struct(defaults.schedule, False)  # _target_, and what goes into **settings
+    values = written(OmegaConf.merge(defaults, {"schedule": node}))
     optional = [name for name, entry in _parameters(schedule).items() if not _required(entry)]
     config.schedule = {TARGET: node[TARGET]} | {
         key: value for key, value in values.items() if value != MISSING or key not in optional

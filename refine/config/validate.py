@@ -34,12 +34,12 @@ def validate(config: DictConfig) -> None:
 
 def _of_schedule(config: DictConfig) -> Iterator[tuple[str, Field[Any]]]:
     """The settings of the chosen schedule; SettingError for one that it does not have."""
-    schedule = chosen(config)
-    for key in map(str, config.schedule):
+    schedule, keys = chosen(config), [str(key) for key in config.schedule]
+    for key in keys:
         if not takes(schedule, key):
             raise lacks(config, key)
     for key, entry in settings_of(schedule).items():
-        if key in config.schedule:
+        if key in keys:  # also if its value is missing
             yield f"schedule.{key}", entry
 
 
