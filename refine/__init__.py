@@ -5,6 +5,7 @@
 
 import importlib
 import sys
+from typing import Any
 
 from refine.renamed import OldNames
 
@@ -28,7 +29,7 @@ __all__ = sorted(_HOMES)
 sys.meta_path.append(OldNames())
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # Imported when first asked for: --help and --cfg must answer without torch (1.3 s).
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

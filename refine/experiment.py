@@ -96,10 +96,8 @@ class Session:
         if again:
             self.files.begin_again([*self.recorded.rows, *self.recorded.episodes])
         self.files.describe(self.config, self.machine.described())
-        self.display.begin(
-            _headline(self.settings, self.trainer.course, self.machine),
-            self.settings.trainer.epochs,
-        )
+        headline = _headline(self.settings, self.trainer.course, self.machine)
+        self.display.begin(headline, self.settings.trainer.epochs)
         if self._saves and state is None:
             self._save()
 

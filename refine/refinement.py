@@ -1,7 +1,4 @@
-"""How does somebody's own training loop refine a network?
-
-What a refinement consists of and keeps from cycle to cycle; a cycle's steps are in refine/cycle.py.
-"""
+"""How is a network refined in somebody's own training loop? A cycle's steps: refine/cycle.py."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
@@ -23,13 +20,11 @@ from refine.pruning.importance import as_importance, none
 from refine.pruning.method import CutMethod
 from refine.regrowth import Regrowth
 from refine.regularization import Regularizer
-from refine.replay import Replay, Replayed, ReplaySource, as_replay
+from refine.replay import Replay, ReplayBatches, Replayed, ReplaySource, as_replay
 from refine.replay.steps import ReplaySteps
 from refine.sparsity.masks import Masks
 from refine.sparsity.optimizers import watch
 from refine.sparsity.shrink import Follower, reshape_
-
-ReplayFunction = Callable[[nn.Module, Iterable[Batch]], Iterable[Batch | Replayed]]
 
 
 class RuntimeRefinement:
@@ -44,15 +39,13 @@ class RuntimeRefinement:
     weights, such as ``load_state_dict``, call ``masks.zero_cut_()``. A deep copy has no masks.
 
     pruner: ``Masked(importance, allocation, granularity)``, the default, holds single weights at 0;
-        ``Structured(criterion)`` takes whole channels out. Parameters are then the same objects
-        with fewer elements, and optimizers follow; a compiled or distributed wrapper has to be made
-        again.
+        ``Structured(criterion)`` takes whole channels out. Parameters then have fewer elements and
+        optimizers follow; a compiled or distributed wrapper has to be made again.
     regrowth: what grows back after a cut; by default nothing.
     replay: what to train on after the cut: a memory of refine/replay/, or ``(model, batches) ->
         iterator of (inputs, targets)``; by default ``Replay()``, 30 batches of 128 from the 1,000
         inputs of highest loss; ``Replay(steps=0)`` for none.
-    distillation: a teacher for the replay's steps; by default none.
-    cache: keeps what is cut, for ``restore``; by default nothing does.
+    distillation: a teacher for the replay's steps. cache: keeps what is cut, for ``restore``.
     regularizer: what training steps add to the gradients; it becomes smaller with the network.
     loss: ``(outputs, targets) -> scalar``, and a number per element with ``reduction="none"``, as
         the losses of torch.nn.functional do; the default replay ranks its inputs by it.
@@ -72,7 +65,7 @@ class RuntimeRefinement:
         pruner: Masked | Structured | None = None,
         *,
         regrowth: Regrowth | None = None,
-        replay: ReplaySource | ReplayFunction | None = None,
+        replay: ReplaySource | ReplayBatches | None = None,
         distillation: Distillation | None = None,
         cache: Cache | None = None,
         regularizer: Regularizer | None = None,
@@ -89,7 +82,7 @@ class RuntimeRefinement:
         # What is saved with the refinement and becomes smaller with the network; more may be added.
         self.followers: dict[str, Follower] = {"regrowth": regrowth}
         self.followers |= {name: part for name, part in parts.items() if part is not None}
-        self.importance = as_importance(getattr(pruner, "importance", none))
+        self.importance = as_importance(pruner.importance if isinstance(pruner, Masked) else none)
         self.method: CutMethod[Any]
         if isinstance(pruner, Structured):
             if cache is not None or regrowth.active:
@@ -177,9 +170,9 @@ class RuntimeRefinement:
         given = loader if scoring is None else scoring
         scored = OnDevice(() if given is None else given, self.device)
         samples = Samples(scored, self.method.scoring_batches)
-        cycle = Cycle(self.parts, prune_ratio, batches, samples)
-        cycle.evaluate, cycle.validate, cycle.floor = evaluate, validate, floor
-        cycle.may_grow, cycle.recover = regrow, recover
+        cycle = Cycle(
+            self.parts, prune_ratio, batches, samples, evaluate, validate, floor, regrow, recover
+        )
         cycle.run(self.steps)
         return self._report(cycle)
 
@@ -218,30 +211,27 @@ class RuntimeRefinement:
         return {name: int(coming.sum()) for name, coming in marked.items() if name in self.masks}
 
     def end_task(self, loader: Iterable[Batch]) -> None:
-        """To be called where a stream of data moves on to another task: the replay's memory keeps
-        of ``loader``, the task's data, what it has room for."""
+        """To be called where a task of a stream ends: of ``loader``, its data, the replay's memory
+        keeps what it has room for."""
         self.parts.replay.keep(self.model, OnDevice(loader, self.device))
         self.parts.replay.begin_task()
 
     def begin_epoch(self) -> None:
-        """To be called where an epoch begins by those whose importance (movement) or regrowth
-        (only_epochs) counts epochs."""
+        """To be called where an epoch begins; movement and a regrowth's only_epochs need it."""
         self.importance.begin_epoch()
         self._watch.begin_epoch()
 
     def reshape_(self, sizes: Mapping[str, Sequence[int]]) -> None:
         """Gives the model tensors of these sizes, by name, to load a smaller network into it next.
         ValueError if they are of another network."""
-        changed = reshape_(self.model, sizes)
-        if changed:
+        if changed := reshape_(self.model, sizes):
             self.masks.reset_()
             self._watch.fit_(changed)
             if isinstance(regularizer := self.followers.get("regularizer"), Regularizer):
                 regularizer.forget()
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes from cycle to cycle beside the network and its masks: tensors, numbers and
-        text."""
+        """What changes from cycle to cycle beside the network and its masks."""
         return {
             "cycles": self.cycles,
             "frozen": self._watch.frozen(),

@@ -49,7 +49,7 @@ class Cache:
         """The compressed size of a cycle's entry."""
         content = self._known(cycle)
         with named(self._place(cycle)):
-            return len(content or b"") or path_of(self.directory, CUT, cycle).stat().st_size
+            return len(content or b"") or self._path(cycle).stat().st_size
 
     @torch.no_grad()
     def note_cut(
@@ -77,7 +77,7 @@ class Cache:
         of the index, on the CPU. ValueError if there is no such cycle, or its file is damaged."""
         content = self._known(cycle)
         with named(self._place(cycle)):
-            content = content or path_of(self.directory, CUT, cycle).read_bytes()
+            content = content or self._path(cycle).read_bytes()
             return unpacked(decoded(content)[0])
 
     def restorable(
@@ -126,15 +126,15 @@ class Cache:
         if count < total:
             where = highest({name: values.abs() for name, values in latest.items()}, where, count)
         marked = {name: mask for name, mask in where.items() if mask.any()}
-        values = {name: latest[name][mask] for name, mask in marked.items()}
+        chosen = {name: latest[name][mask] for name, mask in marked.items()}
         homes = {name: weights[name].device for name in marked}
         for name, (mask, kept) in along.items():
             homes[name] = masks.lives(name).device
             marked[name] = mask & ~masks.lives(name).cpu()
-            values[name] = kept[marked[name]]
+            chosen[name] = kept[marked[name]]
         return (
             {name: mask.to(homes[name]) for name, mask in marked.items()},
-            {name: value.to(homes[name]) for name, value in values.items()},
+            {name: value.to(homes[name]) for name, value in chosen.items()},
         )
 
     @torch.no_grad()
@@ -182,9 +182,12 @@ class Cache:
             self._entries[cycle] = np.asarray(content.cpu()).tobytes()
 
     def _place(self, cycle: int) -> str:
+        return f"what cycle {cycle} cut" if self.directory is None else str(self._path(cycle))
+
+    def _path(self, cycle: int) -> Path:
         if self.directory is None:
-            return f"what cycle {cycle} cut"
-        return str(path_of(self.directory, CUT, cycle))
+            raise ValueError(f"what cycle {cycle} cut is in a file, and this cache is in memory")
+        return path_of(self.directory, CUT, cycle)
 
     def _known(self, cycle: int):
         """A cycle's entry, None if it is in a file."""

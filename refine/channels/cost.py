@@ -57,3 +57,14 @@ class Amount:
                 sizes[dimension] -= round(each * (self.full[root] - widths[root]))
             total += uses * prod(sizes)
         return round(total)
+
+
+def missed(unit: str, full: int, amount: int, goal: int) -> str:
+    """In words, that a cut of ``full`` of a unit left ``amount`` where ``goal`` was asked for."""
+    name = {"macs": "MACs"}.get(unit, unit)
+    return (
+        f"{full / goal:.2f}x fewer {name} than at first were asked for, and "
+        f"{full / amount:.2f}x is as far as it goes ({amount:,} of {full:,}), with "
+        "every layer at the floor that min_channels, min_density and round_to leave, but for "
+        "those that are protected or that the criterion has no score for"
+    )

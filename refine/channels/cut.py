@@ -1,7 +1,4 @@
-"""How does a cycle take channels out of a network?
-
-What refine/pruning/cut.py is for weights, this is for channels.
-"""
+"""How does a cycle take channels out of a network, as refine/pruning/cut.py does weights?"""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from refine.batches import Batch
-from refine.channels.cost import Amount
+from refine.channels.cost import Amount, missed
 from refine.channels.criteria import NEED_GRADIENTS
 from refine.channels.groups import OF_THE_NETWORK, ChannelGroup, Graph, check_bare
 from refine.channels.plan import Plan, Structured, plan
@@ -170,13 +167,7 @@ class ChannelCut:
 
     def missed(self, amount: int, goal: int) -> str:
         """In words, how far a cut has got."""
-        unit, full = {"macs": "MACs"}.get(self.settings.unit, self.settings.unit), self.prunable
-        return (
-            f"{full / goal:.2f}x fewer {unit} than at first were asked for, and "
-            f"{full / amount:.2f}x is as far as it goes ({amount:,} of {full:,}), with "
-            "every layer at the floor that min_channels, min_density and round_to leave, but for "
-            "those that are protected or that the criterion has no score for"
-        )
+        return missed(self.settings.unit, self.prunable, amount, goal)
 
     def furthest(self) -> int:
         """How much would be left with every layer at its floor."""
@@ -203,8 +194,8 @@ class ChannelCut:
         downscale_(self._watch.masks.weights().values(), self.settings.downscale_factor)
 
     def cut_(self, choice: Plan | None) -> dict[str, int]:
-        """Takes the planned channels out, and what belongs to them out of all that goes with the
-        network; how many weights of each prunable tensor."""
+        """Takes the planned channels out of the network and its followers; how many weights of each
+        prunable tensor."""
         if choice is None:
             return {}
         masks = self._watch.masks
@@ -231,9 +222,8 @@ class ChannelCut:
 
         def passes(tried: Plan | None) -> bool:
             copy = deepcopy(self.model)
-            weights = dict(copy.named_parameters())
-            factor = self.settings.downscale_factor
-            downscale_([weights[name] for name in self._watch.masks], factor)
+            weights = [copy.get_parameter(name) for name in self._watch.masks]
+            downscale_(weights, self.settings.downscale_factor)
             if tried is not None:
                 smaller_(copy, tried.smaller)
             return validate(copy) >= floor
@@ -242,10 +232,8 @@ class ChannelCut:
 
     def left(self) -> dict[str, int]:
         """Channels and multiply-accumulates of one input that are there now."""
-        return {
-            "channels": sum(self.widths.values()),
-            "macs": macs(self.model, self.example.shape[1:]),
-        }
+        left = macs(self.model, self.example.shape[1:])
+        return {"channels": sum(self.widths.values()), "macs": left}
 
     def _now(self) -> tuple[int, list[ChannelGroup], int]:
         version = self._watch.version

@@ -158,7 +158,7 @@ def _parts(layer: nn.Module, outgoing: bool) -> dict[str, int] | None:
     """Which dimension of each of a layer's tensors belongs to its outputs (``outgoing``) or to its
     inputs; None for layers of unknown types."""
     if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
-        if getattr(layer, "groups", 1) > 1:
+        if isinstance(layer, nn.modules.conv._ConvNd) and layer.groups > 1:
             if not depthwise(layer) or layer.out_channels != layer.groups:
                 return None
             outgoing = True

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -149,13 +150,13 @@ def plan(
             totals.index_add_(0, owner[:count], sizes[:count])
             return {unit[1]: int(total) for unit, total in zip(units, totals, strict=True)}
 
-        def left_by(count: int, taken=taken) -> int:
+        def left_by(count: int, taken: Callable[[int], dict[str, int]] = taken) -> int:
             gone = taken(count)
             return amount.at({r: len(k) - gone.get(r, 0) for r, k in kept.items()})
 
         count = max(1, int((sizes.cumsum(0) <= most).sum()))
         if left_by(count) <= goal:
-            count = _least(count, lambda count, left_by=left_by: left_by(count) <= goal)
+            count = _least(count, partial(_reaches, left_by, goal))
         gone = taken(count)
         for _, root, ascending, _ in units:
             if gone[root]:
@@ -226,6 +227,10 @@ def _floor(settings: Structured, width: int, initial: int) -> int:
 
 def _widths(kept: Mapping[str, Tensor]) -> dict[str, int]:
     return {root: len(channels) for root, channels in kept.items()}
+
+
+def _reaches(left_by: Callable[[int], int], goal: int, count: int) -> bool:
+    return left_by(count) <= goal
 
 
 def _least(highest: int, enough: Callable[[int], bool]) -> int:

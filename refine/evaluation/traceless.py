@@ -3,12 +3,15 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refine.rng import same_random_state, stream
+
+Found = TypeVar("Found")
 
 
 @contextmanager
@@ -43,12 +46,12 @@ def without_trace(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 def score(
-    importance: Callable[..., dict[str, Tensor]],
+    importance: Callable[..., Found],
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[..., Tensor] = F.cross_entropy,
     number: int = 0,
-) -> dict[str, Tensor]:
+) -> Found:
     """The scores that ``importance`` gives ``model`` in evaluation mode, ``without_trace``.
 
     ``loss`` is passed on only to an importance that takes one by this name. ``number``, such as
@@ -60,7 +63,7 @@ def score(
         return importance(model, batches, **given)
 
 
-def _takes_loss(importance: Callable[..., dict[str, Tensor]]) -> bool:
+def _takes_loss(importance: Callable[..., object]) -> bool:
     if "loss" in getattr(importance, "keywords", {}):  # a functools.partial that has its own
         return False
     try:

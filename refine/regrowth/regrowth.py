@@ -172,7 +172,8 @@ class Regrowth:
         reference: Reference | None,
         generator: torch.Generator,
     ) -> Regrown:
-        marked, values = {}, {}
+        marked: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         for name, count in counts.items():
             if count:
                 marked |= highest(scores, {name: ~alive[name]}, count)

@@ -6,6 +6,7 @@ the gradients of ``parameters``, by name. ``strength`` is a number, or one for e
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from refine.regularization.weights import Weights, open_gradient
 __all__ = ["bn_scale", "group_norm", "growing_reg", "l1", "none"]
 
 Parameters = Mapping[str, nn.Parameter]
-Kind = Callable[[Parameters, Weights, float | Tensor], None]
+Penalty = Callable[[Parameters, Weights, Any], None]  # a strength, or one for each channel
 
 
 def none(parameters: Parameters, weights: Weights, strength: float | Tensor) -> None:

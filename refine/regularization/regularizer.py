@@ -8,13 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from refine.channels.verify import usable_groups
-from refine.regularization.penalties import Kind, bn_scale, group_norm, growing_reg, grown, l1, none
+from refine.regularization.penalties import (
+    Penalty,
+    bn_scale,
+    group_norm,
+    growing_reg,
+    grown,
+    l1,
+    none,
+)
 from refine.regularization.weights import BATCH_NORM, Weights
 from refine.sparsity.layers import prunable_names
 from refine.sparsity.shrink import Smaller
 
 # What was published for each, Network Slimming's also for l1.
-STRENGTHS: dict[Kind, float] = {bn_scale: 1e-5, l1: 1e-5, group_norm: 5e-4, growing_reg: 1e-4}
+STRENGTHS: dict[Penalty, float] = {bn_scale: 1e-5, l1: 1e-5, group_norm: 5e-4, growing_reg: 1e-4}
 
 
 class Regularizer:
@@ -44,7 +52,7 @@ class Regularizer:
 
     def __init__(
         self,
-        kind: Kind = none,
+        kind: Penalty = none,
         example: Tensor | None = None,
         *,
         strength: float | None = None,
@@ -100,15 +108,26 @@ class Regularizer:
     def prepare(self, model: nn.Module) -> None:
         """Finds what to act on in ``model`` now rather than at the first step; the model stays as
         it is."""
-        if self._weights is not None or self.kind is none:
-            return
+        if self.kind is not none:
+            self._found(model)
+
+    def _found(self, model: nn.Module) -> Weights:
+        if self._weights is None:
+            weights = self._find(model)
+            if self.kind is growing_reg:
+                self._begin(weights)
+            self._weights = weights
+        return self._weights
+
+    def _find(self, model: nn.Module) -> Weights:
         name = self.kind.__name__
         if not self._by_channel:
             names = [tensor for tensor in prunable_names(model) if not self._protects(tensor)]
             if not names:
                 raise ValueError(f"regularizer={name}: there is no prunable weight that trains")
-            self._weights = Weights(model, prunable=names)
-            return
+            return Weights(model, prunable=names)
+        if self._example is None:
+            raise ValueError(f"regularizer={name} needs an example of the network's inputs")
         example = self._example.to(next(model.parameters()).device)
         groups, others = usable_groups(model, example, self._protected)
         if not groups:
@@ -119,9 +138,7 @@ class Regularizer:
         norms = [modules.get(norm) for group in groups for norm in group.norms]  # or a parameter
         if self.kind is bn_scale and not any(isinstance(norm, BATCH_NORM) for norm in norms):
             raise ValueError(f"regularizer={name}: there is no batch norm of channels to be pruned")
-        if self.kind is growing_reg:
-            self._begin(weights)
-        self._weights = weights
+        return weights
 
     @torch.no_grad()
     def add_gradients_(self, model: nn.Module) -> None:
@@ -130,22 +147,22 @@ class Regularizer:
         self._step += 1
         if not self.active:
             return
-        self.prepare(model)
-        weights, strength = self._weights, self.strength
+        weights, strength = self._found(model), self.strength
         parameters = dict(model.named_parameters(remove_duplicate=False))
         if not weights.fit(parameters):
             raise RuntimeError("the network's widths have changed: the regularizer needs shrunk_")
         if self._by_channel and not weights.count:  # all have come down to one channel
             return
         weights.to_(next(iter(parameters.values())).device)
-        if self.kind is growing_reg:
-            strength = self._flat = self._flat.to(weights.device)
+        if self._flat is not None:
+            self._flat = self._flat.to(weights.device)
             if self._epoch > max(self._grown_epoch, self.start + 1):
-                strength = self._flat = grown(parameters, weights, strength, self.growth)
+                self._flat = grown(parameters, weights, self._flat, self.growth)
                 parts = self._flat.cpu().split([*weights.widths.values()])
                 self._strengths |= zip(weights.widths, parts, strict=True)
                 self._grown_epoch = self._epoch
-        self.kind(parameters, weights, strength * self.share)
+        strengths = strength if self._flat is None else self._flat
+        self.kind(parameters, weights, strengths * self.share)
 
     def forget(self) -> None:
         """To be called when the network has become another, of other widths: its channels are found
@@ -181,7 +198,7 @@ class Regularizer:
         self._epoch, self._steps, self._step = state["epoch"], state["steps"], state["step"]
         self._grown_epoch = state["grown_epoch"]
         self._strengths = {root: each.cpu() for root, each in state["strengths"].items()}
-        self._roots = {root: tuple(place) for root, place in state["roots"].items()}
+        self._roots = {root: (place[0], place[1]) for root, place in state["roots"].items()}
         self._weights = self._flat = None
 
     def _begin(self, weights: Weights) -> None:
@@ -193,7 +210,9 @@ class Regularizer:
                     "another network, or shrunk_ was not called"
                 )
         self._roots |= weights.roots
-        self._flat = torch.cat([torch.zeros(0), *map(self._strengths.get, weights.widths)])
+        self._flat = torch.cat(
+            [torch.zeros(0), *(self._strengths[root] for root in weights.widths)]
+        )
 
     def _protects(self, tensor: str) -> bool:
         return not self._protected.isdisjoint((tensor, tensor.rpartition(".")[0]))

@@ -6,9 +6,17 @@ keeps no examples but a network that makes some. ``Training`` keeps nothing: it 
 of the three is a ``ReplaySource``, and ``as_replay`` makes one of a plain function.
 """
 
-from refine.replay.batch import Replayed, ReplaySource, as_replay
+from refine.replay.batch import ReplayBatches, Replayed, ReplaySource, as_replay
 from refine.replay.generative import Generative
 from refine.replay.replay import Replay
 from refine.replay.training import Training
 
-__all__ = ["Generative", "Replay", "ReplaySource", "Replayed", "Training", "as_replay"]
+__all__ = [
+    "Generative",
+    "Replay",
+    "ReplayBatches",
+    "ReplaySource",
+    "Replayed",
+    "Training",
+    "as_replay",
+]

@@ -75,8 +75,9 @@ class ReplaySteps:
                 optimizer.step(lambda: loss().item())
             else:
                 optimizer.step()
-        for trained in (self.model, *optimizers):  # leave no gradient to the user's next step
-            trained.zero_grad()
+        self.model.zero_grad()  # leave no gradient to the user's next step
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         return value
 
     def _loss(self, outputs: Tensor, batch: Replayed) -> Tensor:

@@ -34,7 +34,7 @@ class Masks(Mapping[str, Tensor]):
         for name in names:
             self._find(model, name)
         self._alive = {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names}
-        self._at_first = sum(mask.numel() for mask in self._alive.values())
+        self.prunable = sum(mask.numel() for mask in self._alive.values())  # also what has left
         self._attached: dict[str, str] = {}  # parameter of output channels: the layer's tensor
         self._channels: dict[str, Tensor] = {}  # of the attached with cut ones: True where it lives
         self._holds: dict[str, Hold] = {}  # of tensors with cut weights: these at 0.0
@@ -53,13 +53,8 @@ class Masks(Mapping[str, Tensor]):
         return {name: self._parameter(name) for name in self._alive}
 
     @property
-    def prunable(self) -> int:
-        """How many weights could ever be cut, those of channels that are gone among them."""
-        return self._at_first
-
-    @property
     def surviving(self) -> int:
-        """How many of these live."""
+        """How many of the prunable weights live."""
         return sum(survivors(mask) for mask in self._alive.values())
 
     @property
@@ -210,7 +205,7 @@ class Masks(Mapping[str, Tensor]):
     def zero_moments_(self, optimizer: torch.optim.Optimizer) -> None:
         """Sets what ``optimizer`` remembers of every cut weight (momentum, Adam's moments) to 0."""
         for name in self._holds:
-            mask = self._mask(name)
+            mask = (self._alive | self._channels)[name]
             for moment in optimizer.state.get(self._parameter(name), {}).values():
                 if isinstance(moment, Tensor) and moment.shape == mask.shape:
                     moment.masked_fill_(~mask.to(moment.device), 0.0)
@@ -239,9 +234,6 @@ class Masks(Mapping[str, Tensor]):
                 else:
                     self._channels[parameter] = alive
                     self._holds[parameter] = self._hold(parameter, self._parameter(parameter))
-
-    def _mask(self, name: str) -> Tensor:
-        return self._alive[name] if name in self._alive else self._channels[name]
 
     def _find(self, model: nn.Module, name: str) -> None:
         owner, _, attribute = name.rpartition(".")

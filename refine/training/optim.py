@@ -122,7 +122,7 @@ class Stages(LRScheduler):
         self.weight_decays = weight_decays
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The rate of the epoch that follows, for every group of parameters."""
         stage, epoch = self._at()
         passed = sum(epoch >= milestone for milestone in self.milestones[stage])
