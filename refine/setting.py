@@ -1,10 +1,20 @@
-"""How does a setting say what it means and what it may hold?"""
+"""What is a setting called, what does it mean, and what may it hold?"""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, field
 from typing import Any
 
+from refine.renamed import current
+
+# Where and how a run is made and who is told of it; not what it is.
+APART = (
+    "output_dir", "dataset.root", "device", "save_model", "resume", "checkpoint", "sweep",
+    "tracker",
+)  # fmt: skip
+
+# What a pruner of channels can be told to reach: of each run at most one.
+TARGETS = ("target_speedup", "target_macs", "target_parameters")
 BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "above": ("above", lambda value, bound: value > bound),
     "at_least": ("at least", lambda value, bound: value >= bound),
@@ -49,3 +59,20 @@ def allowed(entry: Field[Any]) -> str:
         more = ", or an import path" if entry.metadata["importable"] else ""
         return ", ".join(choices) + more
     return " and ".join(f"{BOUNDS[name][0]} {value:g}" for name, value in bounds.items())
+
+
+def within(name: str, names: Iterable[str]) -> bool:
+    """Whether the setting ``name`` is one of ``names``, or stands below one."""
+    return any(f"{name}.".startswith(f"{entry}.") for entry in names)
+
+
+def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a nested dictionary with its dotted name; ``model`` is the present import
+    path of ``model._target_``."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        elif key == "_target_":
+            yield prefix.removesuffix("."), current(value) if isinstance(value, str) else value
+        else:
+            yield f"{prefix}{key}", value

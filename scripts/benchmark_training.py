@@ -195,7 +195,7 @@ class Ours:
                 copy.deepcopy(self.model), replay=Replay(steps=0).batches
             )
             report = refinement.refinement_cycle(prune_ratio=0.15)
-            steps = ("importance", "allocation", "cut")
+            steps = ("score", "choose", "cut")
             seconds.append(sum(report.seconds[step] for step in steps))
         return statistics.median(seconds)
 

@@ -10,7 +10,8 @@ import refine
 HOME = Path(refine.__file__).parent
 # From the ground up. A part imports itself and what stands on lower levels, nothing beside it.
 LEVELS = (
-    {"errors", "renamed", "rng", "setting", "models"},
+    {"errors", "renamed", "rng", "models"},
+    {"setting"},
     {"schedule", "sparsity"},
     {"batches", "config", "evaluation", "process", "records", "recovery"},
     {"datasets", "distillation", "pruning", "report", "tracking"},

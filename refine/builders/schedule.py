@@ -4,7 +4,6 @@ import logging
 from math import floor
 
 from refine.channels.cut import ChannelCut
-from refine.config.fingerprint import TARGETS
 from refine.config.instantiate import build, imported
 from refine.config.schedules import settings_of
 from refine.config.schema import PrunerConfig, RunConfig
@@ -12,6 +11,7 @@ from refine.datasets.course import Course
 from refine.errors import FieldError, SettingError
 from refine.refinement import RuntimeRefinement
 from refine.schedule import Schedule, ToTarget
+from refine.setting import TARGETS
 
 log = logging.getLogger("refine")
 

@@ -6,11 +6,12 @@ import yaml
 from omegaconf import DictConfig
 
 from refine.config import settings
-from refine.config.fingerprint import APART, flat, plain, within
+from refine.config.fingerprint import plain
 from refine.config.schedules import chosen, settings_of
 from refine.errors import SettingError
 from refine.records.rows import CONFIG_FILE, LOCK_FILE
 from refine.report import runs
+from refine.setting import APART, flat, within
 
 # What may change when a run is resumed; any other change would make it another run.
 FREE = ("trainer.epochs", *APART)

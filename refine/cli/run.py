@@ -30,10 +30,10 @@ from refine.cli.compose import (
 )
 from refine.cli.job import NAME_LENGTH, Job, run_directory
 from refine.config import config_directory
-from refine.config.fingerprint import APART, within
 from refine.errors import SettingError, Stop
 from refine.process import INTERRUPTED, PREEMPTED, Signals, ignore_signals
 from refine.records.rows import SUMMARY_FILE
+from refine.setting import APART, within
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 SHARED_KEYS = "hydra.job.config.override_dirname.exclude_keys"

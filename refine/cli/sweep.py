@@ -12,11 +12,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from refine.cli.job import Job
-from refine.config.fingerprint import APART
 from refine.errors import ReportError, SettingError
 from refine.records.files import write_text
 from refine.records.rows import CONFIG_FILE
 from refine.report import groups, runs, tables
+from refine.setting import APART
 
 SECONDS = 0.5  # between looks at the directories
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from refine.config.fingerprint import TARGETS
 from refine.config.instantiate import imported
 from refine.config.schedules import chosen, name_of
+from refine.setting import TARGETS
 
 
 class Rule(NamedTuple):

@@ -22,8 +22,8 @@ from refine.config.conditions import (
     structured,
     unset_target,
 )
-from refine.config.fingerprint import TARGETS
 from refine.errors import SettingError
+from refine.setting import TARGETS
 
 BY_REFERENCE = {"reference", "saliency", "greedy", "proportional"}  # scores, allocations, initials
 UNRANKED = ("herding", "reservoir", "generative", "training")  # storages

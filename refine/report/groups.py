@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from refine.config.fingerprint import APART, within
 from refine.errors import ReportError
 from refine.report.runs import Measurement, Run
+from refine.setting import APART, within
 
 # Repetitions differ in the seed; the other settings only say where and how a run was made.
 REPEATED = ("seed", *APART)

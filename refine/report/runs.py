@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from refine.config.fingerprint import flat
 from refine.errors import ReportError
 from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
+from refine.setting import flat
 
 # Keys of config.yaml that are for refine-run and no settings of the run.
 HEADER = ("defaults", "hydra")

@@ -15,7 +15,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from refine.config.fingerprint import flat
 from refine.records.rows import (
     CONFIG_FILE,
     CYCLES_FILE,
@@ -24,6 +23,7 @@ from refine.records.rows import (
     CycleRow,
     EpochRow,
 )
+from refine.setting import flat
 from refine.tracking.identity import known_id, remember_id, run_name
 from refine.tracking.names import numbers
 

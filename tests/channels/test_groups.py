@@ -191,7 +191,7 @@ def test_two_refinements_of_a_network_see_each_others_cuts():
     later = refined(model, x)
     assert later.method.prunable == first.method.prunable == 28
     assert later.sparsity == first.sparsity > 0
-    assert later.channels.initial == first.channels.initial
+    assert later.method.initial == first.method.initial
 
 
 def test_an_optimizer_that_was_never_seen_keeps_its_parameters_and_momentum():

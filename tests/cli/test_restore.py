@@ -51,7 +51,7 @@ def refined(directory):
         cache.keep_network(cycle - 1, model, masks)
         counts = {name: int(mask.sum()) // 4 for name, mask in masks.items()}
         marked = masks.lowest({n: w.detach().abs() for n, w in masks.weights().items()}, counts)
-        cache.note_cut(cycle, masks, marked)
+        cache.note_cut(cycle, model, masks, marked)
         masks.cut_(marked)
     save_model(model, directory / "model.safetensors")
     return [*given, outputs(model)]

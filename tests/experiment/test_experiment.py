@@ -210,7 +210,7 @@ def test_a_run_stopped_inside_a_cycle_tells_of_the_network_as_it_is(run, tmp_pat
     def interrupted(self, batches):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("refine.replay_training.ReplayTraining.on", interrupted)
+    monkeypatch.setattr("refine.replay.steps.ReplaySteps.on", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(*SMALL, "save_model=true")
     from safetensors.torch import load_file
