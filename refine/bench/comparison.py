@@ -10,10 +10,10 @@ import torch
 from refine.bench.candidates import of_runs
 from refine.bench.environment import environment
 from refine.bench.forms import forms
-from refine.bench.measure import MeasureOptions, measured, prepare
 from refine.bench.names import USUAL_ON_CPU, USUAL_ON_GPU
 from refine.bench.rows import BenchRow
 from refine.bench.summary import sentences
+from refine.bench.timing import MeasureOptions, measured, prepare
 from refine.errors import ReportError
 from refine.training.device import choose_device, use_threads
 

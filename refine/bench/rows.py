@@ -19,7 +19,7 @@ class BenchRow:
     contestant: the role of the network: dense, refined or exported. speedup: the median of the
     dense network in the same form, divided by that of this network; promised_speedup: the same of
     their MACs. peak_bytes: of a forward pass in eager mode, without the network itself
-    (refine/evaluation/memory.py). accuracy: a fraction of ``test_images``; empty for a dense
+    (refine/evaluation/peak_memory.py). accuracy: a fraction of ``test_images``; empty for a dense
     network that was not trained. difference: the greatest difference of its logits for real test
     images from those of the same network in eager mode and single precision.
     """

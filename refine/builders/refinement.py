@@ -6,9 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from refine.builders.memory import build_cache, build_replay
 from refine.builders.pruner import build_pruner
 from refine.builders.regrowth import build_regrowth
+from refine.builders.replay import build_replay
+from refine.cache import Cache
 from refine.channels.plan import Structured
 from refine.config.schema import RunConfig
 from refine.datasets.course import Course
@@ -43,7 +44,7 @@ def build_refinement(
         return loss
 
     pruner = build_pruner(config, course.example)
-    cache = build_cache(config.cache, cache_directory)
+    cache = _cache(config.cache.kind, cache_directory)
     regrowth = build_regrowth(config.regrowth, config.seed, model, cache, on_episode)
     replay = build_replay(config.replay, config.seed, model, course, position, stepper.precision)
     try:
@@ -63,6 +64,11 @@ def build_refinement(
     if isinstance(refinement.method, MaskedCut) and not isinstance(pruner, Structured):
         _check_layers(config, refinement.method, pruner.allocation)
     return refinement
+
+
+def _cache(kind: str, directory: Path) -> Cache | None:
+    """Where what is cut is kept, if it is."""
+    return None if kind == "none" else Cache(directory if kind == "disk" else None)
 
 
 def _check_layers(

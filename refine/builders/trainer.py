@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from refine.builders.memory import build_distillation
+from refine.builders.distillation import build_distillation
 from refine.builders.pruner import begin_, kept_layers
 from refine.builders.recovery import build_learning_rate, build_rewind
 from refine.builders.refinement import build_refinement

@@ -3,8 +3,8 @@
 Neither torch nor Hydra is imported here.
 """
 
-from refine.config.directory import config_directory
 from refine.config.fingerprint import fingerprint
+from refine.config.home import config_directory
 from refine.config.schedules import settle
 from refine.config.schema import (
     GROUPS,

@@ -14,7 +14,7 @@ from typing import Any, cast, get_type_hints
 import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from refine.config.directory import config_directory
+from refine.config.home import config_directory
 from refine.config.instantiate import imported
 from refine.errors import SettingError, one_of
 from refine.renamed import current

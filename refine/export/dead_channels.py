@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from refine.channels.groups import ChannelGroup, Graph, torch_pruning, without
 from refine.export.equality import ReferenceOutputs
-from refine.export.layers import BatchNorm, Convolution, batch_norm, values_of, weighted_layer
+from refine.export.modules import BatchNorm, Convolution, batch_norm, values_of, weighted_layer
 from refine.sparsity.shrink import depthwise, smaller_
 from refine.sparsity.topology import attached, traced
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from refine.export.equality import ReferenceOutputs
-from refine.export.layers import (
+from refine.export.modules import (
     BatchNorm,
     Convolution,
     NormValues,

@@ -11,7 +11,7 @@ import refine.models as models
 from refine.config.instantiate import parameters_of
 from refine.errors import NetworkError
 from refine.export.description import Description
-from refine.export.layers import batch_norm, weighted_layer
+from refine.export.modules import batch_norm, weighted_layer
 from refine.sparsity.shrink import reshape_
 
 

@@ -5,6 +5,6 @@
 
 from refine.recovery.curves import Rates, clr, fine_tune, lr_rewind, one_cycle, slr  # noqa: F401
 from refine.recovery.rates import Recovery  # noqa: F401
-from refine.recovery.weights import WeightRewind  # noqa: F401
+from refine.recovery.rewind import WeightRewind  # noqa: F401
 
 __all__ = ["clr", "fine_tune", "lr_rewind", "one_cycle", "slr"]  # what a setting can name

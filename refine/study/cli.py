@@ -132,10 +132,10 @@ def _study(arguments: argparse.Namespace) -> int:
 
     space = parsed(arguments.overrides)
     check(space)
+    from refine.study.database import Storage
     from refine.study.progress import Progress
     from refine.study.results import write
     from refine.study.search import Search, search
-    from refine.study.storage import Storage
 
     command = _command(arguments)
     names = [name.rpartition(".")[2].strip("+") for name in space.searched]

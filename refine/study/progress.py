@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from refine.records.rows import EpochRow
-from refine.study import storage
+from refine.study import database as storage
 from refine.study.objective import Objective
 
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}

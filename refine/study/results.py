@@ -13,7 +13,7 @@ from refine.records.files import write_text
 from refine.records.rows import CONFIG_FILE
 from refine.report.plots import COLOURS, one_panel, save
 from refine.report.tables import Table, written
-from refine.study import storage
+from refine.study import database as storage
 from refine.study.objective import Objective
 from refine.study.progress import settings, shown, state
 from refine.study.search import directory_of

@@ -12,11 +12,11 @@ from refine.errors import SettingError, Stop
 from refine.experiment import run
 from refine.records.rows import CycleRow, EpochRow
 from refine.report.terminal import LogOnly
-from refine.study import storage
+from refine.study import database as storage
+from refine.study.database import Storage
 from refine.study.objective import Objective
 from refine.study.progress import Progress
 from refine.study.space import Space, checked
-from refine.study.storage import Storage
 
 PRUNED = "pruned"
 

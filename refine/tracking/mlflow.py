@@ -25,7 +25,7 @@ from refine.records.rows import (
 )
 from refine.setting import flat
 from refine.tracking.identity import known_id, remember_id, run_name
-from refine.tracking.names import numbers
+from refine.tracking.labels import numbers
 
 STORE = "sqlite:///results/mlflow/mlflow.db"
 STATUS = {"finished": "FINISHED", "failed": "FAILED"}  # anything else: KILLED

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from refine.records.rows import CycleRow, EpochRow
-from refine.tracking.names import numbers
+from refine.tracking.labels import numbers
 
 
 class TensorBoard:

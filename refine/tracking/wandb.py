@@ -7,7 +7,7 @@ import wandb
 
 from refine.records.rows import CycleRow, EpochRow
 from refine.tracking.identity import known_id, remember_id, run_name
-from refine.tracking.names import numbers
+from refine.tracking.labels import numbers
 
 
 class WandB:

@@ -19,13 +19,13 @@ from refine.bench import summary
 from refine.bench.candidates import of_runs
 from refine.bench.cli import main
 from refine.bench.forms import forms
-from refine.bench.measure import MeasureOptions, measured, prepare
 from refine.bench.names import FORMS, ON_CPU, ON_GPU
 from refine.bench.picture import speedups
 from refine.bench.rows import BenchRow, as_csv
+from refine.bench.timing import MeasureOptions, measured, prepare
 from refine.cli import run as runner
 from refine.evaluation.latency import interleaved, median, p95
-from refine.evaluation.memory import peak_bytes
+from refine.evaluation.peak_memory import peak_bytes
 from refine.export import network_file
 from refine.export.trained import Trained
 from refine.report.terminal import LogOnly

@@ -23,10 +23,10 @@ from refine.errors import SettingError, Stop  # noqa: E402
 from refine.report.cli import main as report  # noqa: E402
 from refine.study import search, space  # noqa: E402
 from refine.study.cli import main  # noqa: E402
+from refine.study.database import OWNER, PROBLEM  # noqa: E402
 from refine.study.lock import at_work, living, locked  # noqa: E402
 from refine.study.objective import Objective  # noqa: E402
 from refine.study.progress import Progress  # noqa: E402
-from refine.study.storage import OWNER, PROBLEM  # noqa: E402
 
 FIXED = (*SMALL, "model=logistic", "dataset.validation_size=60")
 RATIO = "pruner.ratio=interval(0.1,0.6)"

@@ -13,7 +13,7 @@ from conftest import SMALL, Quiet
 from refine.cli import run as cli
 from refine.errors import SettingError, Stop
 from refine.records.rows import CycleRow, EpochRow
-from refine.tracking.names import numbers
+from refine.tracking.labels import numbers
 from refine.tracking.safe import SafeTracker
 
 pytestmark = pytest.mark.usefixtures("figures")  # a tracker is given the figure

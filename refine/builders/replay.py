@@ -1,26 +1,18 @@
-"""What is remembered, and who teaches, as ``replay``, ``distillation`` and ``cache`` say?"""
+"""What is a network trained on after a cut, as ``replay`` says?"""
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from refine.batches import Batch
-from refine.builders.model import load_into_
-from refine.cache import Cache
 from refine.config.instantiate import function
-from refine.config.schema import CacheConfig, DistillationConfig, ReplayConfig
+from refine.config.schema import ReplayConfig
 from refine.datasets.course import Course
 from refine.datasets.images import Loader
-from refine.distillation import Dense, Distillation, Ema, Self
-from refine.distillation.matching import answer
-from refine.distillation.teacher import Teacher
 from refine.errors import SettingError
-from refine.evaluation.traceless import in_mode
 from refine.replay import Generative, Replay, ReplaySource, Training
 from refine.rng import stream
 from refine.training.device import Precision
@@ -84,39 +76,5 @@ def build_replay(
     return make(steps=node.steps)
 
 
-def build_distillation(node: DistillationConfig, model: nn.Module, course: Course) -> Distillation:
-    """The teacher that ``distillation`` describes."""
-    teacher: Teacher
-    match node.teacher:
-        case "self":
-            teacher = Self()
-        case "ema":
-            teacher = Ema(node.decay)
-        case "dense":
-            network = deepcopy(model)
-            load_into_("distillation.source", str(node.source), network)
-            teacher = Dense(network)
-        case _:
-            return Distillation()
-    match = function("distillation.match", node.match, "refine.distillation.matching")
-    try:  # what would fail after the first cut
-        with in_mode(model, training=False), torch.no_grad():
-            answer(model, course.example, match)
-    except ValueError as error:
-        raise SettingError("distillation.match", str(error)) from None
-    return Distillation(
-        teacher,
-        match,
-        temperature=node.temperature,
-        weight=node.weight,
-        during=node.during,
-    )
-
-
 def _two_images(course: Course) -> Loader:
     return course.tasks[0].plain(course.tasks[0].train[:2])
-
-
-def build_cache(node: CacheConfig, directory: Path) -> Cache | None:
-    """Where what is cut is kept, if it is."""
-    return None if node.kind == "none" else Cache(directory if node.kind == "disk" else None)

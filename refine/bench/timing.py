@@ -13,7 +13,7 @@ from refine.bench.rows import BenchRow
 from refine.bench.runtimes import Predict
 from refine.evaluation import cost
 from refine.evaluation.latency import interleaved, median, p95
-from refine.evaluation.memory import peak_bytes
+from refine.evaluation.peak_memory import peak_bytes
 
 
 @dataclass(frozen=True)
