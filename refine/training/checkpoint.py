@@ -27,7 +27,7 @@ from refine.training.trainer import Trainer
 
 log = logging.getLogger("refine")
 MAGIC = b"runtime-refinement checkpoint 2, sha256 "
-EARLIER = b"runtime-refinement checkpoint 1, "
+OLD_MAGIC = b"runtime-refinement checkpoint 1, sha256 "  # of 0.1.0, in another order
 # What a learning rate's curve may set in an optimizer's groups; the rest is the optimizer's own.
 OF_THE_CURVE = (
     "params", "lr", "initial_lr", "max_lr", "min_lr", "momentum", "base_momentum", "max_momentum",
@@ -179,15 +179,13 @@ class Checkpoints:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint file, on the CPU; Damaged if it is not what was written, a
-    SettingError if an earlier version wrote it."""
+    """The state in a checkpoint file, on the CPU; Damaged if it is not what was written."""
     content = path.read_bytes()
     head, _, body = content.partition(b"\n")
-    if head.startswith(EARLIER):
-        raise SettingError("resume", f"{path} is of an earlier version of this program")
-    if not head.startswith(MAGIC):
+    magic = OLD_MAGIC if head.startswith(OLD_MAGIC) else MAGIC
+    if not head.startswith(magic):
         raise Damaged("is no checkpoint, or cut short")
-    if hashlib.sha256(body).hexdigest().encode() != head.removeprefix(MAGIC):
+    if hashlib.sha256(body).hexdigest().encode() != head.removeprefix(magic):
         raise Damaged("is damaged: its checksum is another")
     try:
         state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
@@ -195,7 +193,23 @@ def read(path: Path) -> dict[str, Any]:
         raise Damaged(f"cannot be read: {str(error).splitlines()[0]:.100}") from error
     if not isinstance(state, dict):
         raise Damaged("is none of a run")
-    return state
+    return state if magic == MAGIC else _from_0_1_0(state)
+
+
+def _from_0_1_0(state: dict[str, Any]) -> dict[str, Any]:
+    """A state that version 0.1.0 saved, in the present order."""
+    try:
+        old = state["refinement"]
+        names = ("distillation", "cache", "regularizer")
+        parts = {name: old[name] for name in names} | {"rewind": state.pop("rewind")}
+        parts["regrowth"] = old["regrowth"] | {"first": old["reference"]}
+        frozen = {"free": old["free"], "epochs": old["only_epochs"]}
+        kept = {name: old[name] for name in ("cycles", "importance")}
+        new = kept | {"frozen": frozen, "replay": state.pop("replay"), "followers": parts}
+        return state | {"refinement": new, "learning_rate": state["learning_rate"]}
+    except (KeyError, TypeError):
+        problem = "its checkpoint is of an earlier version of this program"
+        raise SettingError("resume", problem) from None
 
 
 def _prove(content: memoryview) -> None:

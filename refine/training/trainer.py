@@ -19,9 +19,8 @@ from refine.recovery import WeightRewind
 from refine.refinement import RuntimeRefinement
 from refine.rng import random_state, set_random_state
 from refine.training.learning_rate import LearningRate, Schedule, steps_until_next
-from refine.training.measure import Measuring
+from refine.training.measure import Measuring, cycle_row, epoch_row
 from refine.training.position import Position
-from refine.training.rows import cycle_row, epoch_row
 from refine.training.step import Stepper
 
 ADVICE = "a lower trainer.optimizer.lr or trainer.precision=fp32 may help"

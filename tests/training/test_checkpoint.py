@@ -5,10 +5,12 @@ import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -507,3 +509,26 @@ def test_the_state_holds_nothing_but_tensors_numbers_and_text(run):
 
     assert kinds(state) <= {torch.Tensor, int, float, str, bool, type(None)}
     assert checkpoint.rows(state)[0].epoch == 1
+
+
+def test_a_run_that_version_0_1_0_left_unfinished_is_resumed(command, tmp_path):
+    shutil.copytree(Path(__file__).parent / "run-of-0.1.0", tmp_path / "old")
+    before = rows(tmp_path / "old")
+    done = command("resume=old")
+    assert (done.code, done.err) == (0, "")
+    after = rows(tmp_path / "old")
+    assert [row for row in after if row in before] == before
+    summary = json.loads((tmp_path / "old" / "summary.json").read_text())
+    assert (summary["status"], summary["epochs"], summary["cycles"]) == ("finished", 4, 2)
+    # As the undisturbed run had it.
+    assert summary["active_parameters"] == 1_574
+
+
+def test_a_checkpoint_of_before_0_1_0_is_told_in_a_line(tmp_path):
+    buffer = io.BytesIO()
+    torch.save({"refinement": {}}, buffer)
+    body = buffer.getvalue()
+    head = b"runtime-refinement checkpoint 1, sha256 " + hashlib.sha256(body).hexdigest().encode()
+    (tmp_path / "checkpoint.pt").write_bytes(head + b"\n" + body)
+    with pytest.raises(SettingError, match="of an earlier version"):
+        read(tmp_path / "checkpoint.pt")
