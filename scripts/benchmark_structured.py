@@ -21,8 +21,7 @@ from refine import RuntimeRefinement, models
 from refine.channels.criteria import group_norm
 from refine.channels.plan import Structured
 from refine.evaluation.cost import macs
-from refine.regularization import Regularizer
-from refine.regularization import penalties as kinds
+from refine.regularization import Regularizer, penalties
 from refine.replay import Replay
 
 SHAPE = (3, 32, 32)
@@ -102,7 +101,7 @@ def penalty(model: torch.nn.Module) -> dict[str, Callable[[], None]]:
     """One step's gradient of the group-norm penalty, added to those that are there."""
     example = torch.randn(2, *SHAPE)
     model(example).sum().backward()
-    regularizer = Regularizer(kinds.group_norm, example)
+    regularizer = Regularizer(penalties.group_norm, example)
     regularizer.begin_epoch(1)
     pruner = tp.pruner.GroupNormPruner(
         model,

@@ -12,8 +12,8 @@ Does it all for real to a small run of the digits, with ``refine-run`` in proces
     full         a disk that is full while the tables, the checkpoint or the figure is written
     many         no fault: 200 tiny runs in one sweep; memory and the time of the report
 
-Each run is gone on with by ``refine-run resume=DIR`` and compared with one that nothing happened
-to: ``metrics.csv`` and ``cycles.csv``, times apart, and every bit of the weights. The disk is a
+Each run is resumed by ``refine-run resume=DIR`` and compared with one that nothing happened to:
+``metrics.csv`` and ``cycles.csv``, times apart, and every bit of the weights. The disk is a
 tmpfs where one may be mounted, else a limit on the size of a file. Writes ``faults.md``; the exit
 code is 1 if anything differs.
 """
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     own = usual | dict(entry.split("=", 1) for entry in arguments)
     if unknown := set(own) - set(usual) or set(own["only"].split(",")) - set(FAULTS):
         raise SystemExit(f"there is no {', '.join(unknown)}; see the head of this script")
-    lines = ["| fault | times | gone on with, and the same to the bit | what was seen |"]
+    lines = ["| fault | times | resumed, and the same to the bit | what was seen |"]
     lines.append("|---|---|---|---|")
     wrong = 0
     with tempfile.TemporaryDirectory() as place:
@@ -93,9 +93,10 @@ class Bench:
         self._number += 1
         return self.place / f"run-{self._number}"
 
-    def gone_on(self, directory: Path) -> tuple[str, bool]:
-        """Goes on with a run, or begins it again if it had not begun, and compares."""
-        outcome = "gone on with"
+    def resumed(self, directory: Path) -> tuple[str, bool]:
+        """Resumes a run, or starts it again if it had not begun, and compares it with
+        the undisturbed one."""
+        outcome = "resumed"
         if not (directory / "config.yaml").exists():
             shutil.rmtree(directory, ignore_errors=True)
             start(directory).wait()
@@ -144,7 +145,7 @@ def kill(bench: Bench) -> Iterator[Row]:
         time.sleep(moment)
         process.kill()
         process.communicate()
-        yield f"after {moment:.2f} s", *bench.gone_on(directory)
+        yield f"after {moment:.2f} s", *bench.resumed(directory)
 
 
 def checkpoint(bench: Bench) -> Iterator[Row]:
@@ -158,7 +159,7 @@ def checkpoint(bench: Bench) -> Iterator[Row]:
         process.kill()
         process.communicate()
         parts = sum(1 for _ in directory.glob(".checkpoint.pt.*.part"))
-        outcome, well = bench.gone_on(directory)
+        outcome, well = bench.resumed(directory)
         yield f"checkpoint {number}, {parts} left in part", outcome, well
 
 
@@ -171,7 +172,7 @@ def cycle(bench: Bench) -> Iterator[Row]:
         time.sleep(delay)  # the first cycle follows the second epoch
         process.kill()
         process.communicate()
-        yield f"{delay:.2f} s into it", *bench.gone_on(directory)
+        yield f"{delay:.2f} s into it", *bench.resumed(directory)
 
 
 def term(bench: Bench) -> Iterator[Row]:
@@ -186,7 +187,7 @@ def term(bench: Bench) -> Iterator[Row]:
         if process.returncode == 0:
             yield f"after {moment:.2f} s", "had finished", same(directory, bench.whole)
             continue
-        outcome, equal = bench.gone_on(directory)
+        outcome, equal = bench.resumed(directory)
         well = well and equal and "Traceback" not in output
         yield f"after {moment:.2f} s", f"exit {process.returncode}, {outcome}", well
 
@@ -232,7 +233,7 @@ def full(bench: Bench) -> Iterator[Row]:
         if every == "1":
             latest = directory / CHECKPOINT_FILES[0]
             well = well and (not latest.exists() or whole_checkpoint(latest))
-            well = bench.gone_on(directory)[1] and well
+            well = bench.resumed(directory)[1] and well
         yield f"{room / 2**20:.2f} MiB, checkpoint.every={every}", at, well
 
 

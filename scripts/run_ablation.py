@@ -34,7 +34,7 @@ CHANGES = {
     "cuts until epoch 18": ["schedule.stop=18"],
     "survivors scaled by 0.98 a cycle": ["pruner.downscale_factor=0.98"],
     "with replay of high loss": ["replay=high_loss", *REPLAY],
-    "with replay by lot": ["replay=uniform", *REPLAY],
+    "with random replay": ["replay=uniform", *REPLAY],
 }
 
 

@@ -403,7 +403,7 @@ def _panel(axes: Axes, found: dict[Arm, Difference]) -> None:
 
 
 def _limits(found: list[Difference]) -> tuple[float, float]:
-    """Of the axis, in points: an arm that is far from all others shall not make dots of them."""
+    """Of the axis, in points: an arm that is far from all others must not shrink them to dots."""
     ends = [
         (100 * (one.spread.mean - half), 100 * (one.spread.mean + half))
         for one in found

@@ -94,7 +94,7 @@ def _run_all(jobs: list[list[str]], asked_for: str, on_cpu: bool) -> None:
 
 
 def _begin(threads: int, parent: int) -> None:
-    """A worker begins. It ends with its parent: else it would go on, in the way of the next."""
+    """A worker begins. It ends with its parent: else it would keep running beside the next one."""
     torch.set_num_threads(threads)
 
     def watch() -> None:
