@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 from refine.errors import FieldError
 from refine.setting import setting
 
-UNITS = {"epoch": "cycles are due after epochs", "step": "after training steps"}
+UNITS = {"epoch": "cycles are due after epochs", "step": "cycles are due after training steps"}
 SHARES = {"survivors": "of the surviving weights", "all": "of all prunable weights"}
 
 
@@ -20,7 +20,7 @@ class Schedule(Protocol):
 
     @property
     def grows(self) -> bool:
-        """Whether only its own growing cycles let weights grow back."""
+        """Whether weights grow back only in cycles with a negative share."""
 
     def due(self, at: int, surviving: int) -> float | None:
         """The share of the ``surviving`` weights to cut after the epoch or step, if any."""
@@ -39,7 +39,7 @@ class Given:
     prunable: int = 1
     total: int = 1
 
-    grows: ClassVar[bool] = False  # only its own growing cycles let weights grow back
+    grows: ClassVar[bool] = False  # weights grow back only in cycles with a negative share
     needs_regrowth: ClassVar[bool] = False  # works only with a regrowth
     needs_validation: ClassVar[bool] = False  # needs validation images
     to_sparsity: ClassVar[bool] = False  # its settings are shares of all parameters
