@@ -73,8 +73,8 @@ class Cache:
         self._entries[cycle] = content if self.directory is None else None
 
     def entry(self, cycle: int) -> dict[str, Marked]:
-        """What a cycle cut: for each tensor that lost weights a mask, and the values in the order of
-        the index, on the CPU. ValueError if there is no such cycle, or its file is damaged."""
+        """What a cycle cut: of each tensor that lost weights a mask, and the values in the order
+        of the index, on the CPU. ValueError if there is no such cycle, or its file is damaged."""
         content = self._known(cycle)
         with named(self._place(cycle)):
             content = content or self._path(cycle).read_bytes()

@@ -125,7 +125,8 @@ def plan(
     more if every layer is at its floor.
 
     groups: those of ``model``. initial: their widths at first, by root. gradients: of parameters,
-    for criteria that need them. protected: layers that keep their channels. ``model`` is not changed.
+    for criteria that need them. protected: layers that keep their channels. ``model`` stays as
+    it is.
     """
     amount = Amount(settings.unit, model, example, groups)
     work = deepcopy(model)

@@ -119,7 +119,7 @@ class RunDirectory:
         settings |= {
             "output_dir": None,
             "resume": None,
-        }  # they differ when the run is started again
+        }  # not those of the next start
         write_text(self.path / CONFIG_FILE, RERUN_HEADER + OmegaConf.to_yaml(settings))
         now = versions() | environment
         path = self.path / ENVIRONMENT_FILE

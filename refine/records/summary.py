@@ -11,8 +11,8 @@ from refine.records.rows import CycleRow, EpochRow
 def summary_of(
     rows: Sequence[EpochRow | CycleRow], counts: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """The final figures: ``counts`` of the present network, and the accuracies measured last. A cycle
-    after the last epoch replaces those of the epoch."""
+    """The final figures: ``counts`` of the present network, and the accuracies measured last. A
+    cycle after the last epoch replaces those of the epoch."""
     last = [row for row in rows if isinstance(row, EpochRow)][-1]
     final, validation = rows[-1], last.validation_accuracy
     accuracy, cut_last = last.test_accuracy, False
