@@ -94,7 +94,8 @@ class Regrowth:
         self, cycle: int, model: nn.Module, masks: Masks, marked: Mapping[str, Tensor]
     ) -> None:
         """Called just before ``masks.cut_(marked)``: records how many weights the tensors
-        lose, their values if regrowth uses them, and before the first cut the network if it does."""
+        lose, their values if regrowth uses them, and before the first cut the network if it
+        does."""
         if self.by_reference and self.reference is None and self._first is None:
             self._first = Reference.of(model, masks)
         weights = masks.weights()
@@ -127,8 +128,8 @@ class Regrowth:
         """Scores the cut weights, allocates, and lets the chosen ones live again.
 
         batches: (inputs, targets) on the model's device, iterable more than once, for scores and
-            feature maps. reward: for a learned allocation, the accuracy on validation data of a copy
-            with these weights regrown. count: in place of
+            feature maps. reward: for a learned allocation, the accuracy on validation data of a
+            copy with these weights regrown. count: in place of
             ``self.count(masks)``. ValueError if one is missing that the settings need; then the
             weights stay as they are.
         """
@@ -151,9 +152,7 @@ class Regrowth:
                 raise ValueError("this allocation learns from a reward")
             draws = self.generator.clone_state()  # each trial has the random draws of the regrowth
             regrown = self._regrown(weights, alive, scores, counts, reference, draws)
-            with without_trace(
-                model, training=model.training
-            ):  # a reward trains, and draws random numbers
+            with without_trace(model, training=model.training):  # a reward trains, and draws
                 return reward(regrown)
 
         counts = self.allocation(

@@ -65,8 +65,8 @@ class Freeze:
 
     @torch.no_grad()
     def zero_gradients_(self, model: nn.Module, among: Collection[int]) -> None:
-        """Sets the gradients of kept weights to 0, in the parameters with the ids ``among``, so that
-        they do not affect what an optimizer computes from a whole tensor."""
+        """Sets the gradients of kept weights to 0, in the parameters with the ids ``among``, so
+        that they do not affect what an optimizer computes from a whole tensor."""
         for name, parameter in self._found(model, among):
             if (gradient := parameter.grad) is None:
                 continue

@@ -34,13 +34,9 @@ class Masks(Mapping[str, Tensor]):
         for name in names:
             self._find(model, name)
         self._alive = {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names}
-        self.prunable = sum(
-            mask.numel() for mask in self._alive.values()
-        )  # also those taken out since
+        self.prunable = sum(mask.numel() for mask in self._alive.values())  # at first
         self._attached: dict[str, str] = {}  # parameter of output channels: the layer's tensor
-        self._channels: dict[
-            str, Tensor
-        ] = {}  # for attached ones with cut elements: True where these live
+        self._channels: dict[str, Tensor] = {}  # masks of attached ones with cut elements
         self._holds: dict[str, Hold] = {}  # by tensors with cut weights
 
     def __getitem__(self, name: str) -> Tensor:
@@ -73,7 +69,7 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def attached(self) -> Mapping[str, str]:
-        """The parameters that are cut with output channels, each with the tensor of these channels."""
+        """The parameters that are cut with output channels, each with the channels' tensor."""
         return self._attached
 
     def lives(self, name: str) -> Tensor:
@@ -83,7 +79,7 @@ class Masks(Mapping[str, Tensor]):
         return self._channels[name].to(parameter.device) if name in self._channels else ones
 
     def going_with(self, marked: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, nn.Parameter]]:
-        """The attached parameters that lose elements if the ``marked`` weights are cut, and which."""
+        """The attached parameters that lose elements with the ``marked`` weights, and which."""
         found = {}
         for parameter, name in self._attached.items():
             if name in marked:
@@ -96,9 +92,9 @@ class Masks(Mapping[str, Tensor]):
 
     def attach(self, model: nn.Module, name: str, parameters: Iterable[str]) -> None:
         """From now on ``parameters`` (a bias, a norm's weight and bias) are cut with the output
-        channels of the tensor ``name``: an element is held at 0.0 when the last weight of its channel is
-        cut. They count neither as prunable nor as surviving. ValueError unless each has an element
-        for every output channel.
+        channels of the tensor ``name``: an element is held at 0.0 when the last weight of its
+        channel is cut. They count neither as prunable nor as surviving. ValueError unless each has
+        an element for every output channel.
         """
         known = dict(model.named_parameters())
         channels = len(by_output(self._owner(name), self._alive[name]))
@@ -175,7 +171,7 @@ class Masks(Mapping[str, Tensor]):
         self.cut_({name: ~mask for name, mask in self._alive.items() if not mask.all()})
 
     def shrink_(self, smaller: Smaller) -> None:
-        """To be called when the network has become ``smaller``: the remaining weights keep their masks."""
+        """To be called when the network has become ``smaller``: what is left keeps its mask."""
         for home in (self._alive, self._channels):
             for name, mask in home.items():
                 home[name] = smaller.of(name, mask)

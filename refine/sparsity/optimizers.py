@@ -77,9 +77,9 @@ class OptimizerWatch:
         self._followers.append(weakref.WeakMethod(method))
 
     def train_only_(self, free: Mapping[str, Tensor], epochs: int = 0) -> None:
-        """From now on only the weights that ``free`` marks, by parameter name, train. All others keep
-        their present values until ``train_all_``, or for ``epochs`` epochs. If nothing is marked,
-        all train."""
+        """From now on only the weights that ``free`` marks, by parameter name, train. All others
+        keep their present values until ``train_all_``, or for ``epochs`` epochs. If nothing is
+        marked, all train."""
         model = self._model()
         self._freeze = Freeze(model, free) if free and model is not None else None
         self._frozen_epochs = epochs
@@ -126,8 +126,8 @@ class OptimizerWatch:
         return chosen
 
     def fit_(self, shrunk: Shrunk) -> None:
-        """To be called when parameters have got other shapes: the state of the optimizers follows at
-        once, or before the first step of one that has not been seen yet."""
+        """To be called when parameters have got other shapes: the state of the optimizers follows
+        at once, or before the first step of one that has not been seen yet."""
         self.version += 1
         for parameter, change in shrunk.items():
             self._shrunk[parameter] = [*self._shrunk.get(parameter, []), change]

@@ -1,8 +1,7 @@
 """Which are the lowest, or the highest, of very many scores?
 
 Exact, without sorting all: a sample shows between which scores the threshold almost surely lies,
-and only the scores there are ranked. If the sample misleads, this costs time, but the result is
-exact.
+and only the scores there are ranked. If the sample misleads, it costs time only.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

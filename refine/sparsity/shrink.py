@@ -33,8 +33,8 @@ class Smaller:
 
     @classmethod
     def without(cls, model: nn.Module, gone: Mapping[str, Mapping[int, Tensor]]) -> "Smaller":
-        """``model`` without the indices ``gone[name][dimension]``; ValueError if nothing of a tensor
-        would be left."""
+        """``model`` without the indices ``gone[name][dimension]``; ValueError if nothing of a
+        tensor would be left."""
         tensors = {name: tensor for name, tensor, _ in named_tensors(model)}
         positions = {}
         for name, by_dimension in gone.items():
@@ -65,8 +65,8 @@ class Smaller:
 
 
 class Follower(Protocol):
-    """A part with state about a network between its cycles. It becomes smaller with the network, and
-    is saved and restored with it."""
+    """A part with state about a network between its cycles. It becomes smaller with the network,
+    and is saved and restored with it."""
 
     def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
         """Called when ``model`` has become ``smaller``: the state follows."""
