@@ -1,8 +1,8 @@
-"""Does a run survive what happens to runs?
+"""Does a run survive kills, damaged checkpoints and full disks?
 
     python scripts/fault_test.py [kills=30] [only=NAME,…] [home=results/faults] [runs=200]
 
-Does it all for real to a small run of the digits, with ``refine-run`` in processes of its own:
+Each fault really happens to a small run of the digits, with ``refine-run`` in its own process:
 
     kill         SIGKILL at random moments, from the start of the program to its end
     checkpoint   SIGKILL while a checkpoint is being written
@@ -12,8 +12,8 @@ Does it all for real to a small run of the digits, with ``refine-run`` in proces
     full         a disk that is full while the tables, the checkpoint or the figure is written
     many         no fault: 200 tiny runs in one sweep; memory and the time of the report
 
-Each run is resumed by ``refine-run resume=DIR`` and compared with one that nothing happened to:
-``metrics.csv`` and ``cycles.csv``, times apart, and every bit of the weights. The disk is a
+Each run is resumed by ``refine-run resume=DIR`` and compared with an undisturbed one:
+``metrics.csv`` and ``cycles.csv`` except times, and every bit of the weights. The disk is a
 tmpfs where one may be mounted, else a limit on the size of a file. Writes ``faults.md``; the exit
 code is 1 if anything differs.
 """
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
 
 
 class Bench:
-    """Where the runs are, the undisturbed one, its seconds, and how many to disturb."""
+    """The directory of the runs, the undisturbed run, its seconds, and how many runs to disturb."""
 
     def __init__(self, place: Path, whole: Path, seconds: float, kills: int, runs: int):
         self.place, self.whole, self.seconds, self.kills = place, whole, seconds, kills
@@ -118,7 +118,7 @@ def start(directory: Path, *overrides: str, **options) -> subprocess.Popen:
 
 
 def same(directory: Path, other: Path) -> bool:
-    """Whether both runs have the same tables, times apart, and the same weights."""
+    """Whether both runs have the same tables, except times, and the same weights."""
     weights = [(place / "model.safetensors").read_bytes() for place in (directory, other)]
     return weights[0] == weights[1] and figures(directory) == figures(other)
 
@@ -211,8 +211,8 @@ def cut_short(bench: Bench) -> Iterator[Row]:
 
 
 def full(bench: Bench) -> Iterator[Row]:
-    """The disk gets full at another file each time: more room, later failure. Without checkpoints
-    it is the tables and the figure that find no room."""
+    """The disk gets full at another file each time: with more room, later. Without checkpoints,
+    there is no room for the tables and the figure."""
     size = (bench.whole / CHECKPOINT_FILES[0]).stat().st_size
     rooms = [("1", int(size * share)) for share in (0.1, 0.9, 1.5, 2.2, 2.9, 3.1, 3.4)]
     rooms += [("0", 4096 * pages) for pages in (2, 3, 4, 5, 6, 8, 20)]
@@ -277,8 +277,8 @@ def whole_checkpoint(path: Path) -> bool:
 
 
 class small_disk:
-    """A context with a directory that holds ``room`` bytes, and what a process has to call first:
-    nothing for a tmpfs; else files in it cannot be larger than a third of that."""
+    """A context with a directory that holds ``room`` bytes, and a function that a process must call
+    first: None for a tmpfs; else it limits each file to a third of that."""
 
     def __init__(self, place: Path, room: int):
         self.place, self.room = place, room

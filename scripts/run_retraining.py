@@ -8,7 +8,7 @@ lowest l1 norm or random ones, and trains for 12 more (``experiment=retraining``
 schedule's last rate, or along one cycle up to its highest (CLR). Controls, for the same 12 epochs:
 the dense network with either rate, and the network cut at random with the weights that its training
 began with. ``curves=lr_rewind,slr,one_cycle`` adds these at the middle ratio, with l1. Any override
-of refine-run passes through; ``home=DIR``, ``seeds=N`` and ``workers=N`` are as in
+of refine-run is passed on; ``home=DIR``, ``seeds=N`` and ``workers=N`` are as in
 scripts/seeds.py. Writes ``runs.csv``, ``table.md`` and ``retraining.png``.
 """
 
