@@ -1,7 +1,7 @@
 """What happens in a refinement cycle, step by step?
 
-``STEPS`` is the list. Each step is a function of one ``Cycle``: it reads what the cycle is given
-and what earlier steps have found, and writes down what it finds. To add a step, write such a
+``STEPS`` is the list. Each step is a function of one ``Cycle``: it reads the cycle's inputs and the
+results of earlier steps from it, and stores its own results there. To add a step, write such a
 function and put its name into ``STEPS``, or into the ``steps`` of one refinement.
 """
 
@@ -34,9 +34,9 @@ class CycleReport:
 
     ``sparsity`` is of all parameters, as in the paper; ``prunable_sparsity`` of those that could
     be cut. ``cut`` and ``grown`` count the weights of each tensor, ``seconds`` has the time of each
-    step by its name. The accuracies are there if the cycle was given something to measure them
-    with. ``memory_examples`` and ``memory_bytes`` are what the replay's memory holds,
-    ``cache_bytes`` what the cache does. After a cut of channels, ``channels`` and ``macs`` (for one
+    step by its name. The accuracies are None unless the cycle was given a function to measure
+    them. ``memory_examples`` and ``memory_bytes`` are the size of the replay's memory,
+    ``cache_bytes`` that of the cache. After a cut of channels, ``channels`` and ``macs`` (for one
     input) are left.
     """
 
@@ -67,7 +67,7 @@ class CycleReport:
 
 @dataclass
 class Parts:
-    """What a refinement consists of, for all of its cycles; ``cycles`` is how many it has done."""
+    """What a refinement consists of, for all of its cycles; ``cycles`` counts those it has done."""
 
     model: nn.Module
     watch: OptimizerWatch
@@ -88,13 +88,13 @@ class Parts:
 
 @dataclass
 class Cycle:
-    """One cycle: what it is given, and what its steps have found so far.
+    """One cycle: its inputs, and the results of its steps so far.
 
-    ratio: share of the survivors to cut; negative: so many for each survivor grow back. batches: to
-    replay, None for no replay. samples: to score on. evaluate: accuracy for the report. validate:
-    accuracy for choices. floor: the least that ``validate`` may give after the cut. may_grow:
-    whether weights grow back although some are cut. recover: what the learning rate and the weights
-    do after the cut.
+    ratio: share of the survivors to cut; negative: the share of their number to grow back. batches:
+    for the replay, None for no replay. samples: for scores. evaluate: accuracy for the report.
+    validate: accuracy for choices. floor: the least that ``validate`` may give after the cut.
+    may_grow: whether weights grow back in a cycle that cuts. recover: what the learning rate and
+    the weights do after the cut.
     """
 
     parts: Parts
@@ -117,18 +117,18 @@ class Cycle:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, steps: Sequence[Step]) -> None:
-        """Takes one step after the other, and times each."""
+        """Runs the steps in order, and times each."""
         for step in steps:
             start = time.perf_counter()
             step(self)
             device = next(self.parts.model.parameters()).device
-            if device.type == "cuda":  # a kernel that was started is not yet done
+            if device.type == "cuda":  # kernels run asynchronously: wait for them
                 torch.cuda.synchronize(device)
             self.seconds[getattr(step, "__name__", repr(step))] = time.perf_counter() - start
 
 
 def score(cycle: Cycle) -> None:
-    """Gives every weight that may go a number; all weights train again."""
+    """Scores the weights that may be cut; weights that were frozen train again."""
     method = cycle.parts.method
     cycle.parts.watch.train_all_()
     method.prepare(cycle.samples, cycle.parts.cycles)
@@ -137,7 +137,7 @@ def score(cycle: Cycle) -> None:
 
 
 def choose(cycle: Cycle) -> None:
-    """Says what goes; with a floor, as much as leaves the validation accuracy above it."""
+    """Chooses what is cut; with a floor, only as much as keeps the validation accuracy above it."""
     method = cycle.parts.method
     cycle.choice = method.choose(cycle.scores, cycle.ratio)
     if cycle.floor is not None and cycle.ratio > 0:
@@ -200,7 +200,7 @@ def regrow(cycle: Cycle) -> None:
 
 
 def recover(cycle: Cycle) -> None:
-    """Lets the learning rate and the weights do what follows a cut."""
+    """Starts the recovery of the learning rate and the weights."""
     if cycle.recover is not None:
         cycle.recover()
         cycle.parts.watch.freeze_anew_()
@@ -214,7 +214,7 @@ def replay(cycle: Cycle) -> None:
 
 
 def measure_replay(cycle: Cycle) -> None:
-    """Measures the network once more, where it has changed since."""
+    """Measures the network again, if it has changed since the cut."""
     cycle.accuracy_after_replay = cycle.accuracy_after_cut
     changed = cycle.losses or any(cycle.grown.values()) or cycle.recover is not None
     if cycle.evaluate is not None and changed:

@@ -50,13 +50,12 @@ def run(
 ) -> dict[str, Any]:
     """Runs what ``config`` says and returns the summary that it also leaves in the run's directory.
 
-    ``again``: the directory may hold an earlier part of the same run. Then it continues from the
-    last checkpoint, or begins anew where there is none; ``config.resume`` insists on one.
+    ``again``: the directory may hold an earlier part of the same run, which then continues from its
+    last checkpoint, or starts from the beginning if it has none; ``config.resume`` needs one.
 
-    SettingError for a setting that cannot be followed; then nothing is left. Whatever stops it
-    after the first epoch leaves what was measured, with summary and figure; the saved network is
-    then as it was when it stopped. Stop with the status "preempted" leaves a checkpoint and no
-    summary: the run has not ended.
+    SettingError for a setting that cannot be used; then no files are left. A run that is stopped
+    after the first epoch leaves its measurements, summary, figure and the network as it is then.
+    Stop with the status "preempted" leaves a checkpoint and no summary, as the run has not ended.
     """
     validate(config)
     machine = Machine(config.device, config.trainer.precision, config.trainer.deterministic)
@@ -81,8 +80,8 @@ class Session:
     recorded: Recorded = field(default_factory=Recorded)
 
     def open(self, again: bool) -> None:
-        """Builds what the configuration stands for, and brings it to where an earlier part of the
-        run has left it, if there is one."""
+        """Builds the parts of the run, and restores their state if an earlier part of the run has
+        left one."""
         seed_all(self.config.seed)
         keep_freed_memory()
         self.settings: RunConfig = typed(self.config)
@@ -102,7 +101,8 @@ class Session:
             self._save()
 
     def train(self) -> BaseException | None:
-        """Trains to the end; what has stopped it, if something did after the first measurement."""
+        """Trains to the end. Returns the error that has stopped it after the first measurement, if
+        any."""
         try:
             self.signals.stepping = True
             for row in self.trainer.rows():
@@ -115,7 +115,7 @@ class Session:
         return None
 
     def write(self, stopped: BaseException | None) -> dict[str, Any]:
-        """Leaves figure, network and summary; raises what has stopped the run."""
+        """Writes figure, network and summary; raises the error that has stopped the run, if any."""
         files, trainer = self.files, self.trainer
         summary = self._summary()
         try:
@@ -127,7 +127,7 @@ class Session:
         summary |= ending(stopped)
         files.summarize(summary)
         self.tracker.end(summary, files.path / FIGURE_FILE)
-        if stopped is None:  # one is enough to resume with more epochs
+        if stopped is None:  # one checkpoint is enough to resume with more epochs
             self.checkpoints.before.unlink(missing_ok=True)
             if not self.settings.checkpoint.keep:
                 self.checkpoints.latest.unlink(missing_ok=True)
@@ -183,8 +183,8 @@ class Session:
         self.checkpoints.save(state_of(self.trainer, self.recorded) | {"seconds": seconds})
 
     def _stopped(self, error: BaseException) -> None:
-        """Saves where that makes sense. Raises what leaves no run behind: a stop before the first
-        measurement, or one after which the run continues elsewhere."""
+        """Saves a checkpoint if the state allows it. Raises an error that leaves no ended run:
+        before the first measurement, or if the run was preempted and is to be resumed."""
         if isinstance(error, Stop) and self._saves and not self.trainer.at.in_cycle:
             self._save()
         if isinstance(error, Stop) and error.status == "preempted" and self._saves:
@@ -192,10 +192,10 @@ class Session:
             log.warning("%s; refine-run resume=%s continues from here", error, self.files.path)
             raise error
         if not any(isinstance(row, EpochRow) for row in self.recorded.rows):
-            told = not isinstance(error, Exception) or isinstance(
+            clear = not isinstance(error, Exception) or isinstance(
                 error, SettingError | TrainingError | OSError
             )
-            if told:
+            if clear:
                 raise error
             raise SettingError("model", f"cannot be trained: {error}") from error
         log.error("%s", ending(error)["reason"])
@@ -208,7 +208,7 @@ class Session:
             if self.config.resume:
                 problem = f"is {epochs}, and this run has done {epoch}; set it higher"
             else:
-                problem = f"is {epochs}, and resume= has taken this run to {epoch}; end it that way"
+                problem = f"is {epochs}, and resume= has brought this run to {epoch}; use resume="
             raise SettingError("trainer.epochs", problem)
         try:
             self.recorded.take(restore_(self.trainer, state))

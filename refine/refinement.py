@@ -1,4 +1,4 @@
-"""How is a network refined in somebody's own training loop? A cycle's steps: refine/cycle.py."""
+"""How is a network refined in a user's own training loop? A cycle's steps: refine/cycle.py."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
@@ -34,8 +34,8 @@ class RuntimeRefinement:
     >>> report = refinement.refinement_cycle(loader, prune_ratio=0.15)   # now and then
 
     From the first cycle on, every step of any torch optimizer leaves cut weights at exactly 0.0.
-    The optimizer need not be shown, and this object need not be kept: the masks live as long as the
-    model, and a second RuntimeRefinement of it continues with them. After other changes of the
+    The optimizer need not be passed, and this object need not be kept: the masks live as long as
+    the model, and a second RuntimeRefinement of it continues with them. After other changes of the
     weights, such as ``load_state_dict``, call ``masks.zero_cut_()``. A deep copy has no masks.
 
     pruner: ``Masked(importance, allocation, granularity)``, the default, holds single weights at 0;
@@ -49,14 +49,14 @@ class RuntimeRefinement:
     regularizer: what training steps add to the gradients; it becomes smaller with the network.
     loss: ``(outputs, targets) -> scalar``, and a number per element with ``reduction="none"``, as
         the losses of torch.nn.functional do; the default replay ranks its inputs by it.
-    optimizer: takes the replay's steps; by default those that trained the model so far, at their
-        present rates, or Adam at 0.001 where none has stepped yet. Or a function
+    optimizer: takes the replay's steps; by default the optimizers that trained the model so far, at
+        their present rates, or Adam at 0.001 if none has stepped yet. Or a function
         ``(batch: Replayed) -> loss`` that is one whole step, in place of loss and distillation.
-    device: where to bring the batches; by default where the model is.
+    device: where batches are moved; by default where the model is.
 
     steps: what a cycle does, ``refine.cycle.STEPS``; assign other functions to change it.
 
-    ValueError if there is nothing to prune in ``model``, or other tensors of it are pruned already.
+    ValueError if ``model`` has nothing to prune, or other tensors of it are being pruned already.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class RuntimeRefinement:
         self.masks: Masks = self._watch.masks
         regrowth, distillation = regrowth or Regrowth(budget=0), distillation or Distillation()
         parts = {"distillation": distillation, "cache": cache, "regularizer": regularizer}
-        # What is saved with the refinement and becomes smaller with the network; more may be added.
+        # Parts that are saved with the refinement and shrink with the network; more may be added.
         self.followers: dict[str, Follower] = {"regrowth": regrowth}
         self.followers |= {name: part for name, part in parts.items() if part is not None}
         self.importance = as_importance(pruner.importance if isinstance(pruner, Masked) else none)
@@ -105,7 +105,7 @@ class RuntimeRefinement:
 
     @property
     def device(self) -> torch.device:
-        """Where batches are brought to."""
+        """The device that batches are moved to."""
         return torch.device(self._device or next(self.model.parameters()).device)
 
     @property
@@ -120,7 +120,7 @@ class RuntimeRefinement:
 
     @property
     def active_parameters(self) -> int:
-        """The parameters less the weights that were cut, and what went with their channels."""
+        """All parameters except cut weights and what was cut with their channels."""
         present = sum(parameter.numel() for parameter in self.model.parameters())
         return present - self.masks.masked - self.masks.attached_cut
 
@@ -150,7 +150,7 @@ class RuntimeRefinement:
 
         loader: batches of (inputs, targets), iterable more than once (a DataLoader, a list), for
             scores that need data and for the replay; without it there is no replay.
-        prune_ratio: share of the survivors to cut, below 1; negative: so many for each grow back.
+        prune_ratio: share of the survivors to cut, below 1; negative: share that grows back.
         evaluate: measures the accuracy after the cut and after the replay, for the report.
         scoring: batches for scores; by default the first ``scoring_batches`` of ``loader``.
         validate: measures the accuracy on validation data, for choices.
@@ -165,7 +165,7 @@ class RuntimeRefinement:
         if not prune_ratio < 1:
             raise ValueError(f"prune_ratio must be below 1, not {prune_ratio}")
         if prune_ratio < 0 and not self.parts.regrowth.active:
-            raise ValueError(f"prune_ratio={prune_ratio:.3g} is to grow, and there is no regrowth")
+            raise ValueError(f"prune_ratio={prune_ratio:.3g} needs a regrowth, and there is none")
         batches = None if loader is None else OnDevice(loader, self.device)
         given = loader if scoring is None else scoring
         scored = OnDevice(() if given is None else given, self.device)
@@ -197,10 +197,10 @@ class RuntimeRefinement:
         names: Iterable[str] | None = None,
         share: float = 1.0,
     ) -> dict[str, int]:
-        """Lets weights live again with the values that they were cut with; how many of each tensor.
+        """Restores cut weights with the values that they had; returns how many of each tensor.
 
         cycles: those cut by these, counted from 1; by default by any. names: globs of tensors'
-        names. share: the greatest of them. ValueError without a cache, or for what is not in it.
+        names. share: of these, the greatest. ValueError without a cache, or for what is not in it.
         """
         if self.parts.cache is None:
             raise ValueError("nothing that was cut is kept; give the refinement a cache")
@@ -211,19 +211,19 @@ class RuntimeRefinement:
         return {name: int(coming.sum()) for name, coming in marked.items() if name in self.masks}
 
     def end_task(self, loader: Iterable[Batch]) -> None:
-        """To be called where a task of a stream ends: of ``loader``, its data, the replay's memory
-        keeps what it has room for."""
+        """To be called at the end of each task of a stream; the replay's memory keeps what it has
+        room for of the task's data, ``loader``."""
         self.parts.replay.keep(self.model, OnDevice(loader, self.device))
         self.parts.replay.begin_task()
 
     def begin_epoch(self) -> None:
-        """To be called where an epoch begins; movement and a regrowth's only_epochs need it."""
+        """To be called when an epoch begins; movement and a regrowth's only_epochs need it."""
         self.importance.begin_epoch()
         self._watch.begin_epoch()
 
     def reshape_(self, sizes: Mapping[str, Sequence[int]]) -> None:
-        """Gives the model tensors of these sizes, by name, to load a smaller network into it next.
-        ValueError if they are of another network."""
+        """Gives the model's tensors these sizes, by name, so that a smaller network can be loaded
+        into it. ValueError if they do not fit this network."""
         if changed := reshape_(self.model, sizes):
             self.masks.reset_()
             self._watch.fit_(changed)
@@ -231,7 +231,7 @@ class RuntimeRefinement:
                 regularizer.forget()
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes from cycle to cycle beside the network and its masks."""
+        """The state of the refinement, without the network and its masks."""
         return {
             "cycles": self.cycles,
             "frozen": self._watch.frozen(),
@@ -241,7 +241,7 @@ class RuntimeRefinement:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from such a state, of a network whose weights are already as they were."""
+        """Restores a ``state_dict``; the network and its masks must be restored before."""
         self.parts.cycles = state["cycles"]
         self._watch.train_only_(**state["frozen"])
         self.importance.load_state_dict(state["importance"])

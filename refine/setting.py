@@ -1,4 +1,4 @@
-"""What is a setting called, what does it mean, and what may it hold?"""
+"""What is a setting called, what does it mean, and which values may it have?"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -7,13 +7,13 @@ from typing import Any
 
 from refine.renamed import current
 
-# Where and how a run is made and who is told of it; not what it is.
+# Where and how a run is made and recorded. Runs that differ only in these are the same run.
 APART = (
     "output_dir", "dataset.root", "device", "save_model", "resume", "checkpoint", "sweep",
     "tracker",
 )  # fmt: skip
 
-# What a pruner of channels can be told to reach: of each run at most one.
+# Targets of a pruner of channels; a run has at most one.
 TARGETS = ("target_speedup", "target_macs", "target_parameters")
 BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "above": ("above", lambda value, bound: value > bound),
@@ -53,7 +53,7 @@ def setting(
 
 
 def allowed(entry: Field[Any]) -> str:
-    """What a setting may hold, as text; empty where its type says it all."""
+    """The allowed values of a setting, as text; empty where its type says it all."""
     choices, bounds = entry.metadata.get("choices"), entry.metadata.get("bounds", {})
     if choices:
         more = ", or an import path" if entry.metadata["importable"] else ""

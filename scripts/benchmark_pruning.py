@@ -1,15 +1,16 @@
-"""How long do scoring, allocating and masking take beside one torch.kthvalue?
+"""How long do scoring, allocating and masking take compared with one torch.kthvalue?
 
 Times a whole cut (magnitude, counts, ranks, masks, zeroing) of a network of VGG-like layers, by
-the global and the LAMP allocation, against torch.kthvalue over as many floats: in this process, by
-turns, with the same threads; the ratio is of the medians. Then, on the same weights, what others
-take to select: torch.nn.utils.prune.global_unstructured and, where it is installed, Torch-Pruning.
+the global and the LAMP allocation, against torch.kthvalue over as many floats: in this process, in
+turn, with the same threads; the ratio is that of the medians. Then, on the same weights, the time
+that other libraries take to select: torch.nn.utils.prune.global_unstructured and, where it is
+installed, Torch-Pruning.
 
     python scripts/benchmark_pruning.py [--weights 100_000_000] [--rounds 3] [--threads N]
                                         [--ratio 0.3] [--others 100_000_000]
 
-Torch-Pruning removes whole channels, so that its step is another one: it is timed from the
-importance to the list of what goes, without the removal.
+Torch-Pruning removes whole channels, so its step differs: it is timed from the importance to the
+list of what is removed, without the removal.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""How long does it take to take channels out, and to hold them small, beside torch-pruning itself?
+"""How long do cuts and penalties of channels take compared with torch-pruning itself?
 
     python scripts/benchmark_structured.py [rounds=5] [model=resnet56] [steps=400]
 
 Cuts a network to half its multiply-accumulates by group norms, global, in up to 400 steps: our
 cycle, and torch-pruning's own pruner with its own operation counter after every step, as its
-published script does. Then the gradient of the group-norm penalty of one step, both ways. All by
-turns in one process; prints medians and ratios.
+published script does. Then the gradient of the group-norm penalty of one step, both ways. All in
+turn in one process; prints medians and ratios.
 """
 
 import sys
@@ -21,8 +21,7 @@ from refine import RuntimeRefinement, models
 from refine.channels.criteria import group_norm
 from refine.channels.plan import Structured
 from refine.evaluation.cost import macs
-from refine.regularization import Regularizer
-from refine.regularization import penalties as kinds
+from refine.regularization import Regularizer, penalties
 from refine.replay import Replay
 
 SHAPE = (3, 32, 32)
@@ -99,10 +98,10 @@ def theirs(model: torch.nn.Module, steps: int) -> None:
 
 
 def penalty(model: torch.nn.Module) -> dict[str, Callable[[], None]]:
-    """One step's gradient of the group-norm penalty, added to those that are there."""
+    """Adds one step's gradient of the group-norm penalty to the present gradients."""
     example = torch.randn(2, *SHAPE)
     model(example).sum().backward()
-    regularizer = Regularizer(kinds.group_norm, example)
+    regularizer = Regularizer(penalties.group_norm, example)
     regularizer.begin_epoch(1)
     pruner = tp.pruner.GroupNormPruner(
         model,

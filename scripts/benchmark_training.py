@@ -2,8 +2,8 @@
 
 Times the epochs of ``experiment=paper`` (train and evaluate, 10,000 images each) against the
 idiomatic loop: PIL transforms, a DataLoader with two workers, fp32, torch.nn.utils.prune. Both in
-this process, alternating, on the same pictures; the ratio is of the medians. Then: what the cut
-costs of an epoch, and keeping cut weights at zero of a step.
+this process, alternating, on the same pictures; the ratio is that of the medians. Then:
+the share of an epoch that a cut takes, and of a step that keeping cut weights at zero takes.
 
     python scripts/benchmark_training.py [--rounds 5] [--device auto] [--images 10000] [--allocator]
 
@@ -101,7 +101,7 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
 
 
 class Pictures(Dataset):
-    """What a torchvision data set does: a PIL image, transformed when it is asked for."""
+    """Like a torchvision data set: gives PIL images, transformed when they are read."""
 
     def __init__(self, images: Images, transform: Callable):
         self.pictures = [Image.fromarray(picture) for picture in images.pixels.numpy()]
@@ -162,7 +162,7 @@ class Idiomatic:
 
 
 class Ours:
-    """The same after its first cycle, with the pieces that refine-run is made of."""
+    """The same after its first cycle, with the parts of refine-run."""
 
     def __init__(self, images: Images, device: torch.device):
         torch.manual_seed(0)

@@ -1,8 +1,8 @@
-"""Does a run survive what happens to runs?
+"""Does a run survive kills, damaged checkpoints and full disks?
 
     python scripts/fault_test.py [kills=30] [only=NAME,…] [home=results/faults] [runs=200]
 
-Does it all for real to a small run of the digits, with ``refine-run`` in processes of its own:
+Each fault really happens to a small run of the digits, with ``refine-run`` in its own process:
 
     kill         SIGKILL at random moments, from the start of the program to its end
     checkpoint   SIGKILL while a checkpoint is being written
@@ -12,8 +12,8 @@ Does it all for real to a small run of the digits, with ``refine-run`` in proces
     full         a disk that is full while the tables, the checkpoint or the figure is written
     many         no fault: 200 tiny runs in one sweep; memory and the time of the report
 
-Each run is gone on with by ``refine-run resume=DIR`` and compared with one that nothing happened
-to: ``metrics.csv`` and ``cycles.csv``, times apart, and every bit of the weights. The disk is a
+Each run is resumed by ``refine-run resume=DIR`` and compared with an undisturbed one:
+``metrics.csv`` and ``cycles.csv`` except times, and every bit of the weights. The disk is a
 tmpfs where one may be mounted, else a limit on the size of a file. Writes ``faults.md``; the exit
 code is 1 if anything differs.
 """
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     own = usual | dict(entry.split("=", 1) for entry in arguments)
     if unknown := set(own) - set(usual) or set(own["only"].split(",")) - set(FAULTS):
         raise SystemExit(f"there is no {', '.join(unknown)}; see the head of this script")
-    lines = ["| fault | times | gone on with, and the same to the bit | what was seen |"]
+    lines = ["| fault | times | resumed, and the same to the bit | what was seen |"]
     lines.append("|---|---|---|---|")
     wrong = 0
     with tempfile.TemporaryDirectory() as place:
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
 
 
 class Bench:
-    """Where the runs are, the undisturbed one, its seconds, and how many to disturb."""
+    """The directory of the runs, the undisturbed run, its seconds, and how many runs to disturb."""
 
     def __init__(self, place: Path, whole: Path, seconds: float, kills: int, runs: int):
         self.place, self.whole, self.seconds, self.kills = place, whole, seconds, kills
@@ -93,9 +93,10 @@ class Bench:
         self._number += 1
         return self.place / f"run-{self._number}"
 
-    def gone_on(self, directory: Path) -> tuple[str, bool]:
-        """Goes on with a run, or begins it again if it had not begun, and compares."""
-        outcome = "gone on with"
+    def resumed(self, directory: Path) -> tuple[str, bool]:
+        """Resumes a run, or starts it again if it had not begun, and compares it with
+        the undisturbed one."""
+        outcome = "resumed"
         if not (directory / "config.yaml").exists():
             shutil.rmtree(directory, ignore_errors=True)
             start(directory).wait()
@@ -117,7 +118,7 @@ def start(directory: Path, *overrides: str, **options) -> subprocess.Popen:
 
 
 def same(directory: Path, other: Path) -> bool:
-    """Whether both runs have the same tables, times apart, and the same weights."""
+    """Whether both runs have the same tables, except times, and the same weights."""
     weights = [(place / "model.safetensors").read_bytes() for place in (directory, other)]
     return weights[0] == weights[1] and figures(directory) == figures(other)
 
@@ -144,7 +145,7 @@ def kill(bench: Bench) -> Iterator[Row]:
         time.sleep(moment)
         process.kill()
         process.communicate()
-        yield f"after {moment:.2f} s", *bench.gone_on(directory)
+        yield f"after {moment:.2f} s", *bench.resumed(directory)
 
 
 def checkpoint(bench: Bench) -> Iterator[Row]:
@@ -158,7 +159,7 @@ def checkpoint(bench: Bench) -> Iterator[Row]:
         process.kill()
         process.communicate()
         parts = sum(1 for _ in directory.glob(".checkpoint.pt.*.part"))
-        outcome, well = bench.gone_on(directory)
+        outcome, well = bench.resumed(directory)
         yield f"checkpoint {number}, {parts} left in part", outcome, well
 
 
@@ -171,7 +172,7 @@ def cycle(bench: Bench) -> Iterator[Row]:
         time.sleep(delay)  # the first cycle follows the second epoch
         process.kill()
         process.communicate()
-        yield f"{delay:.2f} s into it", *bench.gone_on(directory)
+        yield f"{delay:.2f} s into it", *bench.resumed(directory)
 
 
 def term(bench: Bench) -> Iterator[Row]:
@@ -186,7 +187,7 @@ def term(bench: Bench) -> Iterator[Row]:
         if process.returncode == 0:
             yield f"after {moment:.2f} s", "had finished", same(directory, bench.whole)
             continue
-        outcome, equal = bench.gone_on(directory)
+        outcome, equal = bench.resumed(directory)
         well = well and equal and "Traceback" not in output
         yield f"after {moment:.2f} s", f"exit {process.returncode}, {outcome}", well
 
@@ -210,8 +211,8 @@ def cut_short(bench: Bench) -> Iterator[Row]:
 
 
 def full(bench: Bench) -> Iterator[Row]:
-    """The disk gets full at another file each time: more room, later failure. Without checkpoints
-    it is the tables and the figure that find no room."""
+    """The disk gets full at another file each time: with more room, later. Without checkpoints,
+    there is no room for the tables and the figure."""
     size = (bench.whole / CHECKPOINT_FILES[0]).stat().st_size
     rooms = [("1", int(size * share)) for share in (0.1, 0.9, 1.5, 2.2, 2.9, 3.1, 3.4)]
     rooms += [("0", 4096 * pages) for pages in (2, 3, 4, 5, 6, 8, 20)]
@@ -232,7 +233,7 @@ def full(bench: Bench) -> Iterator[Row]:
         if every == "1":
             latest = directory / CHECKPOINT_FILES[0]
             well = well and (not latest.exists() or whole_checkpoint(latest))
-            well = bench.gone_on(directory)[1] and well
+            well = bench.resumed(directory)[1] and well
         yield f"{room / 2**20:.2f} MiB, checkpoint.every={every}", at, well
 
 
@@ -276,8 +277,8 @@ def whole_checkpoint(path: Path) -> bool:
 
 
 class small_disk:
-    """A context with a directory that holds ``room`` bytes, and what a process has to call first:
-    nothing for a tmpfs; else files in it cannot be larger than a third of that."""
+    """A context with a directory that holds ``room`` bytes, and a function that a process must call
+    first: None for a tmpfs; else it limits each file to a third of that."""
 
     def __init__(self, place: Path, room: int):
         self.place, self.room = place, room

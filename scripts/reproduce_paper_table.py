@@ -1,10 +1,10 @@
-"""Is the paper's table reproduced, how much of it is luck, and what did the cuts cost?
+"""Is the paper's table reproduced, how much varies with the seed, and what do the cuts cost?
 
     python scripts/reproduce_paper_table.py [seeds=5] [controls=dense,one_shot] OVERRIDE…
 
 Runs ``experiment=paper`` for five seeds from 42 on, and where asked its controls, dense (the same
-training without a cut) and one_shot (all of it cut at once). Any override of refine-run passes:
-``dataset=image_folder dataset.root=DIR`` where CIFAR-10 cannot be downloaded. ``home=DIR`` and
+training without a cut) and one_shot (all of it cut at once). Any override of refine-run is passed
+on: ``dataset=image_folder dataset.root=DIR`` where CIFAR-10 cannot be downloaded. ``home=DIR`` and
 ``workers=N`` are as in scripts/seeds.py. Writes into home ``table.md``, ``levels.csv``,
 ``cycles.csv``, ``curves.png`` and, with controls, ``controls.md``. The exit code is 1 if a
 parameter count is off or a published accuracy lies outside mean ± 3 standard deviations.
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
 
 
 def compared(runs: list[Run]) -> tuple[str, list[str]]:
-    """The paper's table beside ours, in markdown, and what of it is not reproduced."""
+    """The paper's table and ours, in markdown, and what is not reproduced."""
     wrong = []
     lines = [
         "| cycles | epoch | active parameters | published accuracy (%) | mean (%) | sd | min | max "

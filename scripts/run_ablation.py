@@ -3,8 +3,8 @@
     python scripts/run_ablation.py [seeds=3] [target=0.95] [only=NAME,…] OVERRIDE…
 
 Runs ``experiment=frontier`` on 8,000 of its 10,000 images, and again with one part at a time taken
-out or exchanged, and compares them on the other 2,000: the test images decide nothing here. Any
-override of refine-run passes through; ``home=DIR`` and ``workers=N`` are as in scripts/seeds.py.
+out or replaced, and compares them on the other 2,000: test images are not used for choices. Any
+override of refine-run is passed on; ``home=DIR`` and ``workers=N`` are as in scripts/seeds.py.
 Writes ``ablation.md`` and ``ablation.csv``.
 """
 
@@ -34,7 +34,7 @@ CHANGES = {
     "cuts until epoch 18": ["schedule.stop=18"],
     "survivors scaled by 0.98 a cycle": ["pruner.downscale_factor=0.98"],
     "with replay of high loss": ["replay=high_loss", *REPLAY],
-    "with replay by lot": ["replay=uniform", *REPLAY],
+    "with random replay": ["replay=uniform", *REPLAY],
 }
 
 

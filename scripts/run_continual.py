@@ -4,20 +4,20 @@
 
 Trains a SimpleCNN on streams of five tasks that never come back (``experiment=continual``): the
 digits and 10,000 images of CIFAR-10 two classes at a time, and the digits with their pixels in
-another order for every task. "nothing" is never cut and takes the steps of its cycles on the task
-at hand, as the arms of a teacher or of pruning alone do. So all arms take as many steps, and what
-is between one and "nothing" is what the arm names. "joint" has all classes from the start and sees
-as many images; of permuted pixels it is a memory with room for all. Differences are by seed and
-from "nothing", but of "self by task" from "nothing by task": their cycles come when a task ends, so
-that the teacher is the network of the earlier tasks throughout the next one (learning without
-forgetting, Li and Hoiem 2016).
+another order for every task. "nothing" is never cut, and the steps of its cycles are on the
+present task, as in the arms with only a teacher or only pruning. So all arms take the same number
+of steps, and an arm differs from "nothing" only by what it is named after. "joint" has all classes
+from the start and sees as many images; of permuted pixels it is a memory with room for all.
+Differences are paired by seed, and from "nothing"; but those of "self by task" are from "nothing by
+task": their cycles come when a task ends, so that the teacher is the network of the earlier tasks
+throughout the next one (learning without forgetting, Li and Hoiem 2016).
 
 The learning rate is a tenth of Adam's usual one: at 0.001 the jump of the loss with which a task
 begins kills hidden units for good, in some runs all of them. It, CIFAR-10's batches and the
 teacher's weight, 0.9 without replay and 0.5 with it, were chosen on held-out training images
 (``dataset.validation_size``); the runs here train on all of them.
 
-Any override of refine-run passes through, but ``dataset=`` and ``dataset.root=`` are for CIFAR-10
+Any override of refine-run is passed on, but ``dataset=`` and ``dataset.root=`` are for CIFAR-10
 alone: ``dataset=image_folder dataset.root=DIR`` says where its pictures are. ``home=DIR``,
 ``seeds=5`` and ``workers=N`` are as in scripts/seeds.py. Writes ``runs.csv``, ``table.md`` and
 ``continual.png``.
@@ -72,7 +72,7 @@ BASE = (
 
 @dataclass(frozen=True)
 class Setting:
-    """A stream: its overrides, those of its "joint", its arms, and where its images come from."""
+    """A stream: its overrides, those of its "joint", its arms, and the source of its images."""
 
     title: str
     base: tuple[str, ...]
@@ -119,7 +119,7 @@ DRAWN = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run came to; without forgetting if it had no tasks. ``curve``: average accuracy
+    """The result of one run; without forgetting if it had no tasks. ``curve``: average accuracy
     after every epoch; ``tasks``: which of them that was."""
 
     seed: int
@@ -185,7 +185,7 @@ def _setups(setting: Setting, wanted: list[str], overrides: list[str]) -> dict[s
 
 
 def control(name: str) -> str:
-    """The arm that differs from this one in nothing but what it is about."""
+    """The arm that differs from this one only in what it is named after."""
     return BY_TASK if name == "self by task" else NOTHING
 
 

@@ -2,15 +2,14 @@
 
     python scripts/run_cycle_ablation.py [seeds=5] [recipes=paper,frontier] [only=NAME,…] OVERRIDE…
 
-The reference is the cut alone: after it come as many ordinary training steps as a replay takes.
+The reference is the cut alone, followed by as many ordinary training steps as a replay takes.
 Each part of a cycle is added to that, by itself, and each part of the paper's cycle is taken out of
 the whole; every arm but one takes the same number of training steps. All of it once on a fifth of
 the paper's data and replay (``experiment=ablation``) and once on as much of the frontier's, to 95 %
-sparsity. The accuracy on 2,500 held-out training images decides; test images decide nothing.
-``recovery=fine_tune`` and ``lr_rewind`` are left out: of a constant rate they make the same
-constant rate.
+sparsity. Arms are compared by accuracy on 2,500 held-out training images; test images are not
+used. ``recovery=fine_tune`` and ``lr_rewind`` are left out: they keep a constant rate as it is.
 
-Any override of refine-run passes through; ``home=DIR`` and ``workers=N`` are as in
+Any override of refine-run is passed on; ``home=DIR`` and ``workers=N`` are as in
 scripts/seeds.py. Writes ``ablation.csv``, ``table.md`` and ``ablation.png``.
 """
 
@@ -51,8 +50,8 @@ HEADING = 0.4, 1.1  # rows above and below the middle of one, in the figure
 
 @dataclass(frozen=True)
 class Arm:
-    """What differs from the recipe's base, and where it stands: ``kind`` says what it is compared
-    with, and whether it has a part more or less."""
+    """What differs from the recipe's base. ``kind`` says what it is compared with, and whether a
+    part was added or taken out."""
 
     name: str
     changes: tuple[str, ...] = ()
@@ -65,7 +64,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class Recipe:
-    """``base`` is the cut alone; {runs} in an arm's changes is where the recipe's runs lie."""
+    """``base`` is the cut alone; {runs} in an arm's changes is the directory of the recipe's
+    runs."""
 
     base: tuple[str, ...]
     arms: tuple[Arm, ...]
@@ -157,7 +157,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """About the part, from the plain interval."""
+        """What the plain interval says about the part."""
         if not _beyond(self.spread.mean, self.spread.half_width):
             return NOTHING
         return "helps" if (self.spread.mean > 0) != self.lacks else "hurts"
@@ -201,8 +201,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _chosen(recipes: str, only: str) -> dict[str, list[Arm]]:
-    """The arms of each recipe, after those that they are compared with. SystemExit for a name that
-    there is not."""
+    """The arms of each recipe, after those that they are compared with. SystemExit for an unknown
+    name."""
     wanted = [name for name in only.split(",") if name]
     known = dict.fromkeys(arm.name for recipe in RECIPES.values() for arm in recipe.arms)
     for where, names, all_names in (
@@ -403,7 +403,7 @@ def _panel(axes: Axes, found: dict[Arm, Difference]) -> None:
 
 
 def _limits(found: list[Difference]) -> tuple[float, float]:
-    """Of the axis, in points: an arm that is far from all others shall not make dots of them."""
+    """Of the axis, in points: an arm that is far from all others must not shrink them to dots."""
     ends = [
         (100 * (one.spread.mean - half), 100 * (one.spread.mean + half))
         for one in found

@@ -3,7 +3,7 @@
     python scripts/run_frontier.py [seeds=5] [targets=0.385,0.9,0.95,0.98] OVERRIDE…
 
 Runs ``experiment=frontier`` at every target sparsity for five seeds from 42 on. Any override of
-refine-run passes through, such as ``dataset=image_folder dataset.root=DIR``; ``home=DIR`` and
+refine-run is passed on, such as ``dataset=image_folder dataset.root=DIR``; ``home=DIR`` and
 ``workers=N`` are as in scripts/seeds.py. Writes ``table.md``, ``levels.csv`` and ``pareto.png``,
 with the paper's points in it.
 """
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 
 def table(by_target: dict[float, list[Run]]) -> str:
-    """Final sparsity and test accuracy at every target, in markdown, beside what was aimed at."""
+    """Final sparsity and test accuracy at every target, in markdown."""
     lines = [
         "| sparsity of all parameters | seeds | test accuracy (%), mean ± 95 % t interval | sd "
         "| min | max | aim | above it (points) |",

@@ -5,7 +5,7 @@
 
 Trains a dense SimpleCNN (``experiment=dense_small``), then cuts it once in each way
 (``experiment=importances_small``), with one seed; the ``again`` best pairs at each sparsity, by
-validation accuracy, with all ``seeds``. Any override of refine-run passes through; ``home=DIR`` and
+validation accuracy, with all ``seeds``. Any override of refine-run is passed on; ``home=DIR`` and
 ``workers=N`` are as in scripts/seeds.py. Writes ``runs.csv``, ``table.md`` and ``heatmap.png``.
 """
 

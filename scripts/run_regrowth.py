@@ -6,7 +6,7 @@ Cuts a dense SimpleCNN (``experiment=dense_small``) at once by LAMP, to 99 % and
 trains each for six epochs. Then the one at 99 % grows back to each target by each method and trains
 for four more (``experiment=regrowth_small``), and so do, without growing, those that were cut to
 the targets and the one at 99 % itself: the same number of epochs for all. Any override of
-refine-run passes through; ``home=DIR`` and ``workers=N`` are as in scripts/seeds.py. Writes
+refine-run is passed on; ``home=DIR`` and ``workers=N`` are as in scripts/seeds.py. Writes
 ``runs.csv``, ``table.md`` and ``regrowth.png``.
 """
 

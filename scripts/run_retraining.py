@@ -4,11 +4,11 @@ fine-tuning?
     python scripts/run_retraining.py [ratios=0.3,0.5,0.7] [curves=NAME,…] OVERRIDE…
 
 Trains a dense SimpleCNN for 20 epochs, cuts the same share of every layer's filters, those of
-lowest l1 norm or by lot, and trains for 12 more (``experiment=retraining``): fine-tuned at the
+lowest l1 norm or random ones, and trains for 12 more (``experiment=retraining``): fine-tuned at the
 schedule's last rate, or along one cycle up to its highest (CLR). Controls, for the same 12 epochs:
-the dense network with either rate, and the network cut by lot with the weights that its training
+the dense network with either rate, and the network cut at random with the weights that its training
 began with. ``curves=lr_rewind,slr,one_cycle`` adds these at the middle ratio, with l1. Any override
-of refine-run passes through; ``home=DIR``, ``seeds=N`` and ``workers=N`` are as in
+of refine-run is passed on; ``home=DIR``, ``seeds=N`` and ``workers=N`` are as in
 scripts/seeds.py. Writes ``runs.csv``, ``table.md`` and ``retraining.png``.
 """
 

@@ -1,10 +1,10 @@
-"""Which criterion takes out which channels at what cost, and how much faster is what is left?
+"""What does each criterion for channels cost in accuracy, and how much faster is the result?
 
     python scripts/run_structured.py [targets=2,4] ['arms=NAME;…'] [bench=yes] OVERRIDE…
 
 Every arm is ``experiment=sparse_training_small`` (pretraining, sparse training, cut, fine-tuning in
 one run) at every target: how many times fewer multiply-accumulates are left. ``dense`` trains as
-long along the same rates and cuts nothing. Writes ``runs.csv``, ``table.md`` and
+long with the same rates and without cuts. Writes ``runs.csv``, ``table.md`` and
 ``structured.png``. How strong the sparse training is was chosen by ``choose=yes``: 1, 10 or 100
 times the published strength, by accuracy on 2,000 held-out training images (``strengths.md``).
 
@@ -13,7 +13,7 @@ also with widths in multiples of 8, and SimpleCNN with single weights cut to 90 
 them, SimpleCNN at 4x and the dense one (refine-export), and measures them (refine-bench) into
 ``bench/`` and ``files.md``.
 
-Any override of refine-run passes through; ``home=DIR``, ``seeds=N`` and ``workers=N`` are as in
+Any override of refine-run is passed on; ``home=DIR``, ``seeds=N`` and ``workers=N`` are as in
 scripts/seeds.py.
 """
 
@@ -51,7 +51,7 @@ TRIED = (1, 10, 100)
 
 
 def sparse(arm: str, times: float) -> list[str]:
-    """The settings of an arm with sparse training of so many times the published strength."""
+    """The settings of an arm with sparse training at a multiple of the published strength."""
     own = [f"regularizer.{name}={times * value:g}" for name, value in PUBLISHED[arm].items()]
     return [f"pruner.criterion={arm}", f"regularizer={arm}", *own]
 

@@ -1,7 +1,7 @@
-"""Runs several set-ups for several seeds, side by side; what has finished with the same
-configuration is not run again.
+"""Runs several set-ups for several seeds, in parallel. Runs that have finished with the same
+configuration are not repeated.
 
-Options of every script that uses it, beside its own and any override of refine-run:
+Options of every script that uses it, besides its own and any override of refine-run:
 
     seeds=5            from seed 42 on
     home=DIR           where the results go
@@ -37,7 +37,7 @@ def asked(arguments: list[str], **own: str) -> tuple[dict[str, str], list[str]]:
 def run_seeds(
     home: Path, overrides: dict[str, list[str]], options: dict[str, str]
 ) -> tuple[dict[str, list[Run]], float]:
-    """The finished runs of every named set-up, one a seed, and the seconds that they took now.
+    """The finished runs of every named set-up, one for each seed, and the seconds that this took.
 
     They lie in ``home/NAME/seed-SEED``. SystemExit, with one line, for a setting that cannot be
     followed.
@@ -94,7 +94,7 @@ def _run_all(jobs: list[list[str]], asked_for: str, on_cpu: bool) -> None:
 
 
 def _begin(threads: int, parent: int) -> None:
-    """A worker begins. It ends with its parent: else it would go on, in the way of the next."""
+    """A worker begins. It ends with its parent: else it would keep running beside the next one."""
     torch.set_num_threads(threads)
 
     def watch() -> None:
@@ -106,7 +106,7 @@ def _begin(threads: int, parent: int) -> None:
 
 
 def _run(job: list[str], display=None) -> str | None:
-    """Does one run; what is wrong with its settings, if anything is."""
+    """Does one run; returns what is wrong with its settings, if anything."""
     try:
         run(composed(job), display or LogOnly())
     except EXPLAINED as error:

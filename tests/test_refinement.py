@@ -242,7 +242,7 @@ def zeros(model):
     return sum(int((weight == 0).sum()) for weight in model.parameters() if weight.dim() > 1)
 
 
-def test_a_refinement_need_not_be_kept_and_a_second_one_goes_on():
+def test_a_refinement_need_not_be_kept_and_a_second_one_continues():
     model = network()
     RuntimeRefinement(model, replay=NO_REPLAY).refinement_cycle(loader(), prune_ratio=0.5)
     gc.collect()

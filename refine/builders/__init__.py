@@ -1,7 +1,7 @@
-"""What do the parts of a configuration stand for?
+"""Which objects are built from a configuration?
 
-Each builder takes its own part, as typed values, and nothing below knows that a configuration
-exists.
+Each builder takes its own part of the configuration, as typed values. Lower levels do not know
+that a configuration exists.
 """
 
 from refine.builders.data import build_course, build_data

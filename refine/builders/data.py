@@ -1,4 +1,4 @@
-"""Which images does a configuration stand for, and in which tasks do they come?"""
+"""Which images does a configuration name, and how are they split into tasks?"""
 
 import torch
 
@@ -10,7 +10,7 @@ from refine.datasets.prepare import Data, prepare
 from refine.errors import FieldError, SettingError
 from refine.rng import stream
 
-# Settings of the runner's; what else a ``dataset`` node holds is its function's.
+# Settings of the runner; a ``dataset`` node's others are arguments of its function.
 OWN = ("subset_size", "validation_size", "test_size", "augment", "split", "tasks")
 
 
@@ -31,7 +31,7 @@ def build_data(node: DatasetConfig, seed: int, device: torch.device) -> Data:
 
 
 def build_course(config: RunConfig, data: Data) -> Course:
-    """The tasks that ``dataset.split`` makes of the data, and when each is trained on."""
+    """The tasks into which ``dataset.split`` divides the data, and when each is trained on."""
     split = function("dataset.split", config.dataset.split, "refine.datasets.course")
     try:
         tasks = split(data, config.dataset.tasks, stream(config.seed, "tasks"))

@@ -1,4 +1,4 @@
-"""Who teaches the network that was cut, as ``distillation`` says?"""
+"""Which teacher does ``distillation`` describe?"""
 
 from copy import deepcopy
 
@@ -31,7 +31,7 @@ def build_distillation(node: DistillationConfig, model: nn.Module, course: Cours
         case _:
             return Distillation()
     match = function("distillation.match", node.match, "refine.distillation.matching")
-    try:  # what would fail after the first cut
+    try:  # so that it fails now rather than after the first cut
         with in_mode(model, training=False), torch.no_grad():
             answer(model, course.example, match)
     except ValueError as error:

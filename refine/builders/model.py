@@ -1,4 +1,4 @@
-"""Which network does a configuration stand for?"""
+"""Which network does a configuration describe?"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from refine.sparsity.shrink import reshape_
 
 
 def build_model(node: dict[str, Any], data: Data, device: torch.device) -> nn.Module:
-    """The network of a ``model`` node, on the device, checked to answer one logit a class."""
+    """The network of a ``model`` node, on the device, checked to give one logit for each class."""
     classes = len(data.classes)
     model = build("model", node, offered=_offered(data))
     if not isinstance(model, nn.Module):
@@ -34,14 +34,14 @@ def build_model(node: dict[str, Any], data: Data, device: torch.device) -> nn.Mo
         gives = tuple(getattr(logits, "shape", ())) or type(logits).__name__
         raise SettingError(
             "model",
-            f"answers {gives} to {len(images)} images; {classes} classes need ({len(images)}, "
+            f"gives {gives} for {len(images)} images; {classes} classes need ({len(images)}, "
             f"{classes}). Set its number of outputs, such as +model.num_classes={classes}",
         )
     return model
 
 
 def arguments_of(node: dict[str, Any], data: Data) -> dict[str, Any]:
-    """What the network's function is called with."""
+    """The arguments that the network's function is called with."""
     given = {name: value for name, value in node.items() if not name.startswith("_")}
     names, _ = parameters_of(imported("model._target_", node["_target_"]))
     offered = {name: value for name, value in _offered(data).items() if name in names}
@@ -58,8 +58,8 @@ def load_into_(
     model: nn.Module,
     reshape: Callable[[Mapping[str, Sequence[int]]], object] | None = None,
 ) -> None:
-    """Gives ``model`` the parameters and buffers of a run's directory or .safetensors file, and the
-    widths, by ``reshape``, if channels were taken out of that network."""
+    """Loads the parameters and buffers of a run's directory or .safetensors file into ``model``. It
+    first gets the file's widths, by ``reshape``, as channels may have been taken out."""
     file = _file(path)
     try:
         sizes = {name: tensor.shape for name, tensor in tensors_of(setting, path).items()}
@@ -76,7 +76,7 @@ def load_into_(
 
 
 def tensors_of(setting: str, path: str) -> dict[str, Tensor]:
-    """What a run's directory or .safetensors file holds, by name."""
+    """The tensors in a run's directory or .safetensors file, by name."""
     file = _file(path)
     try:
         return safetensors.torch.load_file(file)

@@ -1,4 +1,4 @@
-"""How does a cycle cut, as a ``pruner`` says, and what does the network begin as?"""
+"""How does a cycle cut, as ``pruner`` says, and what does the network start from?"""
 
 from fnmatch import fnmatchcase
 from functools import partial
@@ -68,7 +68,7 @@ def kept_layers(node: PrunerConfig, model: nn.Module) -> list[str]:
 
 
 def begin_(config: RunConfig, refinement: RuntimeRefinement) -> None:
-    """Makes the network what ``start_from`` and ``pruner.initial_sparsity`` say."""
+    """Loads ``start_from`` into the network and cuts it to ``pruner.initial_sparsity``."""
     node, masks = config.pruner, refinement.masks
     if config.start_from is not None:
         load_into_("start_from", config.start_from, refinement.model, refinement.reshape_)
@@ -77,10 +77,10 @@ def begin_(config: RunConfig, refinement: RuntimeRefinement) -> None:
         return
     share = masks.prunable / refinement.total_parameters
     if node.initial_sparsity >= share:
-        problem = f"must be below {share:.4f}, what can be cut"
+        problem = f"must be below {share:.4f}, the share that can be cut"
         raise SettingError("pruner.initial_sparsity", problem)
     rule = function("pruner.initial_allocation", node.initial_allocation, ALLOCATIONS)
-    # Shares other than 0 are of a cycle, and this is none.
+    # Shares other than 0 apply to cycles, and this is not one.
     stay = {glob: 0.0 for glob, share in (node.layers or {}).items() if not share}
     bounded = BoundedAllocation(rule, stay, node.min_layer_density)
     sparsify_(refinement.model, masks, node.initial_sparsity / share, bounded)

@@ -21,9 +21,9 @@ CURVES = "refine.recovery"
 def build_learning_rate(
     config: RunConfig, optimizer: Optimizer, schedule: Schedule, course: Course, prunable: int
 ) -> LearningRate:
-    """The rate of every step: the recipe's curve, and from the first cut on the recovery's.
+    """The rate of every step: the trainer's curve, and from the first cut on the recovery's.
 
-    With a recovery the recipe's curve, whose ``total`` is its length, ends with the first cut.
+    With a recovery the trainer's curve ends with the first cut, and ``total`` is its length then.
     ``prunable``: how many weights can be cut.
     """
     node, trainer = config.recovery, config.trainer
@@ -55,7 +55,7 @@ def build_learning_rate(
     except FieldError as error:
         raise SettingError(f"recovery.{error.field}", error.problem) from None
     if curve:
-        try:  # what would fail at the first cut
+        try:  # so that it fails now rather than at the first cut
             float(curve(0, 10, recovery.rates))
         except Exception as error:
             raise SettingError("recovery.curve", f"{node.curve} fails: {error}") from error
@@ -65,7 +65,7 @@ def build_learning_rate(
 def build_rewind(
     node: RecoveryConfig, refinement: RuntimeRefinement, schedule: Schedule, course: Course
 ) -> WeightRewind | None:
-    """What takes the weights back after each cut, if anything does."""
+    """The rewinding of weights after each cut; None if there is none."""
     prunable = refinement.method.prunable
     if not node.rewind_weights:
         return None
@@ -88,8 +88,8 @@ def build_rewind(
 
 
 def _first_epoch(schedule: Schedule, course: Course, prunable: int) -> int | None:
-    """The epoch that the first cycle follows, or comes in; as if nothing had been cut yet, so that
-    a run that goes on finds the same."""
+    """The epoch after or in which the first cycle comes. It is computed as if nothing had been cut
+    yet, so that a resumed run finds the same."""
     by_step = schedule.by == "step"
     length = course.total_steps if by_step else course.epochs
     first = next_due(schedule, -1, length, prunable)
@@ -102,7 +102,7 @@ def _first_epoch(schedule: Schedule, course: Course, prunable: int) -> int | Non
 def _original(
     node: RecoveryConfig, schedule: Schedule, course: Course, prunable: int
 ) -> tuple[int, int]:
-    """Epochs and steps of the recipe's curve; zeros where nothing says how long it was."""
+    """Epochs and steps of the trainer's curve; zeros if its length is unknown."""
     first = _first_epoch(schedule, course, prunable)
     epochs = node.original_epochs or (course.epochs if first is None else first)
     if schedule.by == "step" and node.original_epochs is None and first is not None:
@@ -125,7 +125,7 @@ def _scheduler(trainer: TrainerConfig, optimizer: Optimizer, total: int) -> LRSc
 
 
 def _rates(trainer: TrainerConfig, total: int) -> list[float]:
-    """The recipe's rate at each of so many steps of its scheduler."""
+    """The trainer's rate at each of ``total`` steps of its scheduler."""
     tiny = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
     optimizer = build("trainer.optimizer", trainer.optimizer, tiny)
     scheduler = _scheduler(trainer, optimizer, total)

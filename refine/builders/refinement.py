@@ -1,4 +1,4 @@
-"""Which refinement do the groups of a configuration make together?"""
+"""Which refinement does a configuration describe?"""
 
 import logging
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def build_refinement(
 
 
 def _cache(kind: str, directory: Path) -> Cache | None:
-    """Where what is cut is kept, if it is."""
+    """The cache, if there is one."""
     return None if kind == "none" else Cache(directory if kind == "disk" else None)
 
 

@@ -1,4 +1,4 @@
-"""What grows back, as a ``regrowth`` says?"""
+"""Which regrowth does ``regrowth`` describe?"""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +26,7 @@ def build_regrowth(
     cache: Cache | None,
     on_episode: Callable[[EpisodeRow], None],
 ) -> Regrowth:
-    """The regrowth of a ``regrowth`` node; ``on_episode`` is told of a controller's trials."""
+    """The regrowth of a ``regrowth`` node; ``on_episode`` is called after a controller's trials."""
     if node.score == "none":
         return Regrowth(budget=0)
     allocation = function("regrowth.allocation", node.allocation, "refine.regrowth.allocation")
@@ -37,7 +37,7 @@ def build_regrowth(
         )
     share = _prunable_share(model)
     if node.target_sparsity is not None and node.target_sparsity >= share:
-        problem = f"must be below {share:.4f}, what can be cut"
+        problem = f"must be below {share:.4f}, the share that can be cut"
         raise SettingError("regrowth.target_sparsity", problem)
     return Regrowth(
         function("regrowth.score", node.score, "refine.regrowth.score"),

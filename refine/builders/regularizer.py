@@ -1,4 +1,4 @@
-"""What is added to the gradients, as a ``regularizer`` says?"""
+"""Which penalty does ``regularizer`` describe?"""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What is a network trained on after a cut, as ``replay`` says?"""
+"""Which replay does ``replay`` describe?"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from refine.training.position import Position
 
 @dataclass(frozen=True)
 class TaskAtHand:
-    """Training batches of the task that training has come to, in an order of their own."""
+    """Training batches of the present task, in an order of their own."""
 
     course: Course
     position: Position
@@ -69,7 +69,7 @@ def build_replay(
         autocast=precision.autocast,
     )
     if node.steps:
-        try:  # what would fail in the first cycle
+        try:  # so that it fails now rather than in the first cycle
             next(make(steps=1).batches(model, _two_images(course)))
         except Exception as error:  # also what a user's own selection raises
             raise SettingError("replay", str(error)) from error

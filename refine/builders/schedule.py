@@ -1,4 +1,4 @@
-"""Which schedule does a configuration stand for, and can this network follow it?"""
+"""Which schedule does a configuration describe, and does it fit this network?"""
 
 import logging
 from math import floor
@@ -22,7 +22,7 @@ def build_schedule(config: RunConfig, refinement: RuntimeRefinement, course: Cou
     maker = imported("schedule._target_", node["_target_"])
     by_channel = isinstance(method, ChannelCut)
     goal = _goal_of(config.pruner, method.prunable) if by_channel else None
-    if goal is not None:  # how much each cycle cuts is the target's part of the way
+    if goal is not None:  # then the target decides how much each cycle cuts
         whole = {"of": "survivors", "cycles_at_once": 1}
         node |= {name: value for name, value in whole.items() if name in settings_of(maker)}
     default = getattr(
@@ -40,7 +40,7 @@ def build_schedule(config: RunConfig, refinement: RuntimeRefinement, course: Cou
 
 
 def unit_of(config: RunConfig) -> str:
-    """What a schedule's ratios are shares of, where channels are cut."""
+    """The unit of the schedule's ratios where channels are cut."""
     pruner, schedule = config.pruner, config.schedule
     if pruner.target_speedup is not None or pruner.target_macs is not None:
         return "macs"
@@ -55,12 +55,12 @@ def _length(course: Course, by: str) -> int:
 
 
 def _goal_of(node: PrunerConfig, full: int) -> int | None:
-    """What the pruner's target leaves of the ``full`` number at first, if it has one."""
+    """What the pruner's target leaves of the initial number ``full``, if it has a target."""
     if node.target_speedup is not None:
         return int(full / node.target_speedup)
     goal = node.target_macs or node.target_parameters
     if goal is not None and goal >= full:
-        problem = f"must be below {full:,}, what there is at first"
+        problem = f"must be below {full:,}, the number at the start"
         raise SettingError(f"pruner.{_target(node)}", problem)
     return goal
 
@@ -72,8 +72,8 @@ def _target(node: PrunerConfig) -> str | None:
 def check_schedule(
     config: RunConfig, schedule: Schedule, refinement: RuntimeRefinement, course: Course
 ) -> None:
-    """Walks through the cycles from the network as it is: SettingError for what would fail in the
-    middle of the run."""
+    """Goes through all cycles, without cutting: SettingError for what would fail in the middle of
+    the run."""
     method, regrows = refinement.method, refinement.parts.regrowth.active
     surviving, cycles = method.surviving, 0
     for at in range(_length(course, schedule.by) + 1):
@@ -97,7 +97,7 @@ def check_schedule(
         _check_goal(config.pruner, method, surviving)
     if not cycles and getattr(schedule, "expects_cycles", True):
         log.warning("no cycle is due in %d epochs; see schedule.interval", config.trainer.epochs)
-    check_end = getattr(schedule, "check_end", None)  # not of every user's own
+    check_end = getattr(schedule, "check_end", None)  # a user's own may lack it
     if check_end and not regrows:
         try:
             check_end(surviving, cycles)
@@ -106,7 +106,7 @@ def check_schedule(
 
 
 def _check_cycle(schedule: Schedule, refinement: RuntimeRefinement, at: int, ratio: float) -> None:
-    """SettingError for a cycle after ``at`` that this refinement cannot make."""
+    """SettingError for a cycle after ``at`` that this refinement cannot do."""
     if ratio < 0 and not refinement.parts.regrowth.active:
         raise SettingError(
             "schedule",
@@ -121,7 +121,7 @@ def _check_cycle(schedule: Schedule, refinement: RuntimeRefinement, at: int, rat
 
 
 def _check_goal(node: PrunerConfig, channels: ChannelCut, goal: int) -> None:
-    """SettingError if no cut can leave as little as ``goal``, which the schedule comes to."""
+    """SettingError if no cut can leave as little as ``goal``, where the schedule ends."""
     if channels.settings.unit == "channels" or goal >= channels.surviving:
         return
     furthest = channels.furthest()

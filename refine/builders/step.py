@@ -1,4 +1,4 @@
-"""Which training step, with which optimizer, does a recipe stand for?"""
+"""Which training step, with which optimizer, does ``trainer`` describe?"""
 
 from torch import nn
 
@@ -20,7 +20,7 @@ def build_stepper(
     regularizer: Regularizer | None,
 ) -> Stepper:
     """The training step with its optimizer."""
-    chosen = {"foreach", "differentiable"} & set(node.optimizer)  # which rule fused steps out
+    chosen = {"foreach", "differentiable"} & set(node.optimizer)  # these exclude fused steps
     offered = {} if chosen else {"fused": True}
     parameters = list(model.parameters())
     optimizer = build("trainer.optimizer", node.optimizer, parameters, offered=offered)

@@ -1,4 +1,4 @@
-"""What does a configuration stand for, put together?"""
+"""How are the parts of a configuration put together for training?"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +38,7 @@ def build_trainer(
 ) -> Trainer:
     """The training that ``config`` describes. ``check`` is called after every step of a replay,
     ``on_step`` after every step of an epoch, ``on_episode`` after every trial of a controller;
-    ``fresh`` is False where a checkpoint says what the network begins as."""
+    ``fresh`` is False if the network is restored from a checkpoint."""
     position = Position()
     protected = kept_layers(config.pruner, model)
     stepper = build_stepper(

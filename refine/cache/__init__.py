@@ -1,6 +1,6 @@
 """What was cut, and how does it come back?
 
-``Cache`` keeps what cycles cut; ``read_network`` reads the network that it kept before a cut.
+``Cache`` keeps what cycles cut; ``read_network`` reads the network that was kept before a cut.
 """
 
 __all__ = ["Cache", "read_network"]

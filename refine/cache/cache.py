@@ -1,4 +1,4 @@
-"""What did each cycle cut, and what of it could live again?"""
+"""What did each cycle cut, and what of it can be restored?"""
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -25,10 +25,10 @@ class Cache:
     """Keeps what cycles cut, compressed, and gives it back to the bit.
 
     directory: where to write a file for each cycle, and the networks of ``keep_network``; None
-        keeps all in memory. It is made when something is kept. What is there already counts only
-        after ``load_state_dict``.
+        keeps all in memory. It is made when something is kept. Files that are already there are
+        used only after ``load_state_dict``.
 
-    Of a channel that goes whole, what is attached to it, such as its bias, is kept too.
+    If a whole channel is cut, what is attached to it, such as its bias, is kept too.
     """
 
     def __init__(self, directory: Path | None = None):
@@ -37,7 +37,7 @@ class Cache:
 
     @property
     def cycles(self) -> list[int]:
-        """The cycles of which there is an entry."""
+        """The cycles that have an entry."""
         return sorted(self._entries)
 
     @property
@@ -56,7 +56,7 @@ class Cache:
         self, cycle: int, model: nn.Module, masks: Masks, marked: Mapping[str, Tensor]
     ) -> None:
         """Called just before ``masks.cut_(marked)`` of the cycle, counted from 1: keeps the weights
-        that are about to go. A cycle that is done again replaces what it was before."""
+        that are about to be cut. A cycle that is repeated replaces its entry."""
         weights, parts = masks.weights(), {}
         for name, going in marked.items():
             weight = weights[name].detach()
@@ -73,7 +73,7 @@ class Cache:
         self._entries[cycle] = content if self.directory is None else None
 
     def entry(self, cycle: int) -> dict[str, Marked]:
-        """What a cycle cut: of each tensor that lost something where, and the values in the order
+        """What a cycle cut: of each tensor that lost weights a mask, and the values in the order
         of the index, on the CPU. ValueError if there is no such cycle, or its file is damaged."""
         content = self._known(cycle)
         with named(self._place(cycle)):
@@ -87,7 +87,7 @@ class Cache:
         names: Iterable[str] | None = None,
         share: float = 1.0,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What ``masks.grow_`` takes to let what was cut live again with the values that it had.
+        """The arguments with which ``masks.grow_`` restores cut weights with their values.
 
         Of the weights that are cut now, those that ``cycles`` cut (None: any), in tensors that fit
         one of the globs ``names`` (None: all); of these the ``share`` of greatest magnitude. A
@@ -118,7 +118,7 @@ class Cache:
                         where[name] = torch.zeros_like(mask)
                     latest[name][mask] = values.to(latest[name].dtype)
                     where[name] |= mask
-        # In the order of the masks, by which equal magnitudes are told apart.
+        # In the order of the masks, which decides between equal magnitudes.
         where = {name: where[name] & ~alive.cpu() for name, alive in masks.items() if name in where}
         total = sum(int(mask.count_nonzero()) for mask in where.values())
         # Fraction: 0.29 of 50 is 14.5, which is rounded up, and not 14.499...
@@ -139,7 +139,7 @@ class Cache:
 
     @torch.no_grad()
     def denser(self, model: nn.Module, masks: Masks) -> Reference:
-        """The network as it would be with all that was cut back, each with its latest value."""
+        """The network with all cut weights restored, each with its latest value."""
         now = Reference.of(model, masks)
         marked, values = self.restorable(masks)
         alive = dict(now.masks)
@@ -151,20 +151,20 @@ class Cache:
         return Reference(now.values, alive, now.others)
 
     def before_cut(self, cycles_done: int, model: nn.Module, masks: Masks) -> None:
-        """Called just before a cycle changes the network, with ``cycles_done`` behind it: keeps it
-        whole, if there is a directory."""
+        """Called just before a cycle changes the network, after ``cycles_done`` cycles: keeps the
+        whole network, if there is a directory."""
         if self.directory is not None:
             self.keep_network(cycles_done, model, masks)
 
     def keep_network(self, cycles_done: int, model: nn.Module, masks: Masks) -> None:
-        """Writes the whole network as it is with ``cycles_done`` cycles behind it. ValueError
+        """Writes the whole network as it is after ``cycles_done`` cycles. ValueError
         without a directory; SettingError if the network's state is more than tensors."""
         if self.directory is None:
             raise ValueError("a cache in memory keeps no networks; give it a directory")
         network.keep(path_of(self.directory, NETWORK, cycles_done), model, masks)
 
     def state_dict(self) -> dict[str, Any]:
-        """Which cycles there are, and the entries that are in memory; files are not in it."""
+        """The cycles, and the entries that are in memory, without those in files."""
         entries = {
             cycle: torch.frombuffer(bytearray(content), dtype=torch.uint8)
             for cycle, content in self._entries.items()
@@ -173,10 +173,10 @@ class Cache:
         return {"cycles": self.cycles, "entries": entries}
 
     def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
-        """Nothing: channels that have left are not kept."""
+        """Does nothing: channels that were taken out are not kept."""
 
     def load_state_dict(self, state: dict[str, Any], model: nn.Module | None = None) -> None:
-        """Brings it to a ``state_dict``. A file that is missing is an error only on use."""
+        """Restores a ``state_dict``. A missing file is an error only when it is used."""
         self._entries = dict.fromkeys(state["cycles"])
         for cycle, content in state["entries"].items():
             self._entries[cycle] = np.asarray(content.cpu()).tobytes()

@@ -1,7 +1,7 @@
 """How are marked positions of tensors, and the values there, coded in few bytes and read again?
 
 A tensor NAME is stored as three: ``values/NAME`` as they are, ``shape/NAME``, and its positions,
-either a bit for each element, ``bitmap/NAME``, or if that is longer the gaps between them,
+either one bit for each element, ``bitmap/NAME``, or, where shorter, the gaps between them,
 ``gaps/NAME``.
 """
 
@@ -38,11 +38,11 @@ def decoded(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def packed(parts: Mapping[str, Marked]) -> dict[str, Tensor]:
-    """The parts as tensors that can be encoded."""
+    """The parts as tensors for ``encoded``."""
     tensors = {}
     for name, (mask, values) in parts.items():
-        kind, codes = _positions(mask.cpu().reshape(-1).numpy())
-        tensors[kind + name] = torch.from_numpy(codes)
+        prefix, codes = _positions(mask.cpu().reshape(-1).numpy())
+        tensors[prefix + name] = torch.from_numpy(codes)
         tensors[VALUES + name] = values.cpu()
         tensors[SHAPE + name] = torch.tensor(mask.shape, dtype=torch.int64)
     return tensors
@@ -75,7 +75,7 @@ def dense(mask: Tensor, values: Tensor) -> Tensor:
 
 
 def _positions(mask: np.ndarray) -> tuple[str, np.ndarray]:
-    """The smaller of both codes: gaps if less than some 12 % are marked. At 1 % they are a third
+    """The shorter of both codes: gaps if less than about 12 % are marked. At 1 % they are a third
     smaller than the bitmap even when both are compressed."""
     most_gaps = np.count_nonzero(mask) + 1 + mask.size // 255
     if most_gaps >= mask.size // 8:

@@ -16,8 +16,8 @@ from typing import Any
 DIRECTORY = "cache"  # in a run's directory
 CUT, NETWORK, ENDING = "cut", "network", ".safetensors.z"
 VALUES = "values/"  # before a tensor's name: the values at its marked positions
-# A few bytes can decompress to very many. What is read may take 64 MiB plus 32 times its own size.
-# What would take more, such as a network of zeros, is written uncompressed.
+# A few bytes can decompress to very many. A file may decompress to 64 MiB plus 32 times its size;
+# what would take more, such as a network of zeros, is written uncompressed.
 FREE_BYTES, TIMES = 1 << 26, 32
 HEADER_BYTES = 100_000_000  # the most that safetensors reads itself
 
@@ -27,8 +27,8 @@ class Damaged(ValueError):
 
 
 def path_of(directory: Path, kind: str, number: int) -> Path:
-    """Where the weights that the cycle ``number`` cut are kept (kind CUT), or the network after so
-    many cycles (kind NETWORK)."""
+    """Where the weights that the cycle ``number`` cut are kept (kind CUT), or the network after
+    ``number`` cycles (kind NETWORK)."""
     return directory / f"{kind}-{number}{ENDING}"
 
 

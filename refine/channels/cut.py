@@ -1,10 +1,10 @@
 """How does a cycle take channels out of a network, as refine/pruning/cut.py does weights?"""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
-from math import floor as whole
 from typing import Any
 
 import torch
@@ -29,10 +29,10 @@ LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 class ChannelCut:
-    """Takes channels out of ``model`` as ``settings`` say, planned from its present state.
+    """Takes channels out of ``model`` as ``settings`` say; each cut is planned anew.
 
-    watch: that of the model, which knows its masks, its tensors' shapes at first and when they have
-    changed since. followers: what else becomes smaller with the network.
+    watch: that of the model; it knows the masks, the tensors' first shapes and when these have
+    changed. followers: parts that become smaller with the network.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ChannelCut:
         return self._example is not None
 
     def look(self, example: Tensor) -> None:
-        """Finds out, once, which channels go together, from inputs (N, ...) of the network."""
+        """Finds, once, which channels depend on each other, from inputs (N, ...) of the network."""
         if self.known:
             return
         if not example.is_floating_point():
@@ -81,14 +81,14 @@ class ChannelCut:
         first = deepcopy(self.model)
         reshape_(first, self._watch.at_first)
         groups = self._groups_of(first)
-        # Widths of the groups, by root, and what there was of the unit, at first.
+        # Of the first network: widths of the groups, by root, and the amount of the unit.
         self.initial = {group.root: group.width for group in groups}
         self._full = Amount(self.settings.unit, first, self.example, groups).at(self.initial)
         self.dense_macs = macs(first, self.example.shape[1:])
 
     @property
     def example(self) -> Tensor:
-        """Inputs of the network, where it is and in its precision."""
+        """Example inputs, on the network's device and in its precision."""
         if self._example is None:
             raise ValueError("no example of the inputs has been looked at yet")
         return self._example.to(next(self.model.parameters()))
@@ -116,7 +116,7 @@ class ChannelCut:
     @property
     def prunable(self) -> int:
         """How much there was at first of what ``settings.unit`` counts."""
-        return self._full if self.known else self.surviving  # which says what is missing
+        return self._full if self.known else self.surviving  # which raises the ValueError
 
     @property
     def surviving(self) -> int:
@@ -124,8 +124,8 @@ class ChannelCut:
         return self._now()[2]
 
     def prepare(self, batches: Iterable[Batch], number: int) -> None:
-        """Cycle ``number``, counted from 0, begins; its first batch is an example, if there is none
-        yet."""
+        """Cycle ``number``, counted from 0, begins; its first batch becomes the example if there is
+        none yet."""
         self.number = number
         if not self.known:
             first = next(iter(batches), None)
@@ -145,7 +145,7 @@ class ChannelCut:
         if ratio <= 0:
             return None
         surviving = self.surviving
-        goal = surviving - (whole(ratio * (surviving - 1)) + 1)
+        goal = surviving - (math.floor(ratio * (surviving - 1)) + 1)
 
         def planned(model: nn.Module, batches: Any) -> Plan:
             return self._plan(goal, scores)
@@ -157,8 +157,8 @@ class ChannelCut:
             raise ValueError(self.missed(found.amount, goal))
         if found.amount > goal:
             log.warning(
-                "%d of %d channels are left where %d were to be: the other layers are at the "
-                "floor that round_to, min_channels and min_density leave",
+                "%d of %d channels are left instead of %d: the other layers are at the "
+                "floor that round_to, min_channels and min_density set",
                 found.amount, surviving, goal,
             )  # fmt: skip
         if found.amount == surviving:
@@ -166,11 +166,11 @@ class ChannelCut:
         return found
 
     def missed(self, amount: int, goal: int) -> str:
-        """In words, how far a cut has got."""
+        """A message that says how far a cut has got."""
         return missed(self.settings.unit, self.prunable, amount, goal)
 
     def furthest(self) -> int:
-        """How much would be left with every layer at its floor."""
+        """How much would be left if every layer were cut to its floor."""
         criterion = self.settings.criterion
 
         def last(group: Any) -> Tensor | None:
@@ -231,13 +231,13 @@ class ChannelCut:
         return largest(ratio, choice, lambda lower: self.choose(scores, lower), passes, None)
 
     def left(self) -> dict[str, int]:
-        """Channels and multiply-accumulates of one input that are there now."""
+        """The present number of channels, and of multiply-accumulates for one input."""
         left = macs(self.model, self.example.shape[1:])
         return {"channels": sum(self.widths.values()), "macs": left}
 
     def _now(self) -> tuple[int, list[ChannelGroup], int]:
         version = self._watch.version
-        if self._seen is None or self._seen[0] != version:  # a schedule by step asks every time
+        if self._seen is None or self._seen[0] != version:  # a schedule by step asks at every step
             groups = self._groups_of(self.model)
             amount = Amount(self.settings.unit, self.model, self.example, groups)
             widths = {group.root: group.width for group in groups}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from refine.channels.flattened import flattened_channels_last_
 from refine.evaluation.traceless import in_mode
 from refine.sparsity.shrink import Smaller, depthwise, each_tensor
-from refine.sparsity.topology import answers, traced
+from refine.sparsity.topology import output_tensors, traced
 
 INSTALL = "pip install 'runtime-refinement[structured]'"
 OF_THE_NETWORK = "its outputs are the network's"
@@ -69,7 +69,7 @@ class Graph:
         layers = dict(model.named_modules())
         graph = traced(model)
         # Without a trace refine/channels/verify.py finds them: without a channel they are fewer.
-        given = answers(model, graph=graph) if graph else set()
+        given = output_tensors(model, graph=graph) if graph else set()
         stay = {*protected, *given}
         self._stay = [
             layers[name]

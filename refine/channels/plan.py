@@ -1,8 +1,8 @@
 """Which channels does a cut take out of a network?
 
-By rank, the lowest first, in small steps between which the channels that are left are scored anew
-(progressive pruning, Fang et al. 2023). Other than in torch-pruning's own pruners a goal is met or
-said to be missed, caps and floors hold, and no group is skipped silently.
+Those of the lowest scores, in small steps; after each, the remaining channels are scored again
+(progressive pruning, Fang et al. 2023). Unlike torch-pruning's own pruners, a missed goal is
+reported, floors hold, and no group is skipped silently.
 """
 
 import gc
@@ -33,12 +33,12 @@ class Structured:
     criterion: a function of refine/channels/criteria.py.
     scope: one ranking over all layers ("global"), or the same share of each ("layerwise").
     unit: what a cut's ratio is a share of: "channels", "macs" or "parameters".
-    protected: globs of layers whose outputs stay as they are; those that give the network's answers
-        always do.
+    protected: globs of layers whose outputs are never cut; those that compute the network's outputs
+        never are.
     round_to: widths that change become multiples of it.
     min_channels, min_density: what every layer keeps, in channels and as a share of those it had at
         first.
-    steps: in how many parts of all channels they go; what is left is scored anew after each.
+    steps: number of steps to cut all channels; the remaining ones are scored again after each.
     downscale_factor: the prunable weights are multiplied by it before the cut.
     scoring_batches: how many batches gradients are made on, for a criterion that reads them.
     prunable: names of the parameters whose layers may lose channels; by default all.
@@ -88,7 +88,7 @@ class Plan:
     """What a cut takes, of a network as it is now.
 
     smaller: what is left of each tensor. widths: channels of each group afterwards. amount: how
-    much is left in the unit that was asked for. left: groups that lost nothing for a reason.
+    much is left, in the given unit. left: groups that could not be cut, and why.
     """
 
     smaller: Smaller
@@ -99,8 +99,8 @@ class Plan:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without looking for garbage: torch-pruning makes a million small tuples for a flattened
-    picture, and the search, set off by their number, would take 1.5 times as long as they do."""
+    """Garbage collection is off inside: torch-pruning makes a million small tuples for a flattened
+    picture, and the collections that they start would take 1.5 times as long as they do."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -121,11 +121,12 @@ def plan(
     gradients: Mapping[str, Tensor] | None = None,
     protected: Iterable[str] = (),
 ) -> Plan:
-    """The cut that leaves at most ``goal`` of what ``settings.unit`` counts, and as little less as
-    whole channels allow; more where every layer is at its floor.
+    """The smallest cut that leaves at most ``goal`` of what ``settings.unit`` counts. It leaves
+    more if every layer is at its floor.
 
     groups: those of ``model``. initial: their widths at first, by root. gradients: of parameters,
-    for criteria that need them. protected: layers that have none. ``model`` stays as it is.
+    for criteria that need them. protected: layers that keep their channels. ``model`` stays as
+    it is.
     """
     amount = Amount(settings.unit, model, example, groups)
     work = deepcopy(model)
@@ -181,8 +182,8 @@ def _units(
     initial: Mapping[str, int],
     left: dict[str, str],
 ) -> Iterator[tuple[Tensor, str, Tensor, Tensor]]:
-    """What can go, of each group: the ascending keys of its units, its root, its channels in the
-    order in which they go, and how many of them each unit has."""
+    """The units that can be cut, by group: their ascending keys, the group's root, its channels in
+    the order in which they are cut, and how many of them each unit has."""
     for root, group in graph.library_groups().items():
         width, room = len(kept.get(root, ())), 0
         if root in kept:
@@ -208,12 +209,12 @@ def _units(
         else:
             sums = torch.cat([torch.zeros(1).double(), scores[ascending].cumsum(0)])
             keys = (sums[ends] - sums[ends - sizes]) / sizes
-            keys = keys.cummax(0).values  # as they are, but for rounding
+            keys = keys.cummax(0).values  # rounding may have broken the order
         yield keys, root, ascending, sizes
 
 
 def _sizes(width: int, room: int, round_to: int) -> Tensor:
-    """Of the units that may go in turn: the first brings the width to a multiple."""
+    """Sizes of the units that may be cut, in order: the first brings the width to a multiple."""
     first = width % round_to or round_to
     count = 0 if room < first else 1 + (room - first) // round_to
     sizes = torch.full((count,), round_to, dtype=torch.int64)
@@ -234,7 +235,7 @@ def _reaches(left_by: Callable[[int], int], goal: int, count: int) -> bool:
 
 
 def _least(highest: int, enough: Callable[[int], bool]) -> int:
-    """The least count up to ``highest`` that is enough, as that one is."""
+    """The least count up to ``highest`` that is enough; ``highest`` is."""
     low = 0
     while highest - low > 1:
         middle = (low + highest) // 2

@@ -1,4 +1,4 @@
-"""What does ``refine-run --help`` say? Made from ``conf/`` and the schema, so that it is true."""
+"""What does ``refine-run --help`` say? Made from ``conf/`` and the schema, so it stays true."""
 
 import textwrap
 from dataclasses import Field
@@ -12,10 +12,10 @@ from refine.config.schedules import TARGET, options, settings_of, whole
 from refine.setting import allowed
 
 INTRODUCTION = """\
-refine-run trains a network and, at the epochs that a schedule names, refines it: scores the
-weights, scales them down, cuts the least important and trains on hard examples. It leaves the
-figures of every epoch (metrics.csv), of every cycle (cycles.csv), a picture of both
-(refinement.png) and the network (model.safetensors) in a directory of its own.
+refine-run trains a network. At the epochs that a schedule names it refines the network: it scores
+the weights, scales them down, cuts the least important and trains on hard examples. It writes the
+measurements of every epoch (metrics.csv) and cycle (cycles.csv), a figure of both (refinement.png)
+and the network (model.safetensors) into a directory of its own.
 
 Usage: refine-run [-m] [GROUP=OPTION ...] [SETTING=VALUE ...]
 
@@ -24,20 +24,20 @@ Examples
   refine-run experiment=paper                        the published experiment on CIFAR-10
   refine-run model=resnet18 dataset=cifar10 trainer=sgd_one_cycle schedule.interval=4
   refine-run replay=reservoir distillation=self recovery=slr cache=disk
-  refine-run pruner=structured pruner.target_speedup=2       channels go: a smaller network
-  refine-run experiment=continual replay=herding     the digits two by two: what is forgotten
+  refine-run pruner=structured pruner.target_speedup=2       cuts channels: a smaller network
+  refine-run experiment=continual replay=herding     two digits at a time: what is forgotten
   refine-run -m pruner.ratio=0.1,0.15,0.2 schedule.interval=3,5,10    a run for every pair
-  refine-run resume=results/runs/2026-01-31/12-00-00 trainer.epochs=40   resumes it, to more epochs
+  refine-run resume=results/runs/2026-01-31/12-00-00 trainer.epochs=40   resumes it, for more epochs
 """
 FLAGS = """\
 Flags
-  -m, --multirun       a sweep: a run for every combination of comma-separated values; what has
-                       finished is skipped, what has not is resumed (sweep.dry_run=true lists)
+  -m, --multirun       a sweep: a run for every combination of comma-separated values; finished
+                       runs are skipped, others resumed (sweep.dry_run=true lists them)
   --cfg job            print the configuration and stop
-  --config-path DIR    run the config.yaml of DIR, such as an earlier run's directory, again
+  --config-path DIR    run the config.yaml in DIR, such as an earlier run's directory, again
   --hydra-help         what Hydra itself can do
 SIGTERM, SIGUSR1 and Ctrl-C save at the next step and stop; Ctrl-C twice stops at once.
-Errors are one or two lines; HYDRA_FULL_ERROR=1 shows the traceback. Exit code: 0 done, 1 error,
+Errors are one or two lines; HYDRA_FULL_ERROR=1 shows the traceback. Exit codes: 0 done, 1 error,
 2 unknown flag, 75 stopped by SIGTERM or SIGUSR1 (the same command, or resume=, resumes it), 130
 interrupted."""
 
@@ -48,7 +48,7 @@ def help_text(config: DictConfig) -> str:
 
 
 def _groups() -> str:
-    lines = ["Groups: each answers a question with one word, such as pruner=random"]
+    lines = ["Groups: each is chosen by one word, such as pruner=random"]
     for group in (*GROUPS, "hydra/launcher"):
         for path in sorted((config_directory() / group).glob("*.yaml")):
             comments = [
@@ -61,7 +61,7 @@ def _groups() -> str:
 
 
 def _settings(config: DictConfig) -> str:
-    lines = ["Settings: name=default, meaning, and what it may hold"]
+    lines = ["Settings: name=default, meaning, and allowed values"]
     for name, entry in settings():
         value = OmegaConf.select(config, name, throw_on_missing=False)
         if isinstance(value, DictConfig):
@@ -74,7 +74,7 @@ def _settings(config: DictConfig) -> str:
 
 
 def _schedules() -> str:
-    lines = ["Settings of each schedule: by name and default, and what they mean"]
+    lines = ["Settings of each schedule: names and defaults, then their meanings"]
     meanings: dict[tuple[str, str], list[str]] = {}
     entries: dict[str, Field[Any]] = {}
     for option, node in options().items():
@@ -88,7 +88,7 @@ def _schedules() -> str:
     order = list(entries)
     for (key, meaning), with_it in sorted(meanings.items(), key=lambda it: order.index(it[0][0])):
         several = [name for name, _ in meanings].count(key) > 1
-        whose = f"of {', '.join(with_it)}: " if several else ""
+        whose = f"for {', '.join(with_it)}: " if several else ""
         lines.append(_entry(f"schedule.{key}", whose + meaning, 36))
         lines += _choices(entries[key])
     return "\n".join([*lines, ""])

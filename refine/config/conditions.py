@@ -1,4 +1,4 @@
-"""What can be wrong between settings, for the table of rules?"""
+"""Which conditions can a rule check, and how is a rule made?"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ from refine.setting import TARGETS
 
 
 class Rule(NamedTuple):
-    """``says`` is formatted with the configuration as ``c``, and with what ``wrong`` gives as
-    ``it``."""
+    """One rule of the table. ``says`` is the message, formatted with the configuration as ``c`` and
+    with the result of ``wrong`` as ``it``."""
 
     setting: str
     wrong: Callable[[DictConfig], Any]
@@ -20,21 +20,21 @@ class Rule(NamedTuple):
 
 
 def needs(config: DictConfig, what: str) -> str | None:
-    """The name of the schedule, if its class says that it ``needs_`` that."""
+    """The name of the schedule, if its class has ``needs_WHAT`` set, such as ``needs_regrowth``."""
     return name_of(config) if getattr(chosen(config), f"needs_{what}", False) else None
 
 
 def granularity_of(config: DictConfig) -> str | None:
-    """The only granularity that the importance has scores for, if it is not every one."""
+    """The only granularity that the importance has scores for; None if it has them for all."""
     importance: str = config.pruner.importance
-    if "." in importance:  # one's own; ours would take torch to import
+    if "." in importance:  # a user's own; importing one of ours would import torch
         found: str | None = getattr(imported("pruner.importance", importance), "granularity", None)
         return found
     return "filter" if importance == "similarity" else None
 
 
 def badly_shared(config: DictConfig) -> Any:
-    """``pruner.layers``, if it does not give globs shares."""
+    """``pruner.layers``, if it does not map globs to shares."""
     layers = config.pruner.layers or {}
     shares = layers.values() if isinstance(layers, Mapping) else ["no shares"]
     right = all(isinstance(share, int | float) and 0 <= share < 1 for share in shares)
@@ -42,7 +42,7 @@ def badly_shared(config: DictConfig) -> Any:
 
 
 def after_the_end(name: str) -> Callable[[DictConfig], int | None]:
-    """The epoch that the schedule's ``name`` says, if the run does not come to it."""
+    """A condition that gives the schedule's setting ``name`` if it is after the end of the run."""
 
     def wrong(config: DictConfig) -> int | None:
         epoch = config.schedule.get(name)
@@ -63,7 +63,7 @@ def structured(config: DictConfig) -> bool:
 
 
 def targets(config: DictConfig) -> list[str]:
-    """What the pruner of channels is told to reach."""
+    """The targets that are set for a pruner of channels."""
     return [name for name in TARGETS if config.pruner[name] is not None]
 
 
@@ -81,7 +81,7 @@ def only_of_channels(name: str, unset: Any) -> Rule:
     return Rule(
         f"pruner.{name}",  # control=dense cuts nothing
         lambda c: not structured(c) and c.pruner[name] != unset and c.pruner.importance != "none",
-        "is of channels; set pruner=structured",
+        "applies to channels only; set pruner=structured",
     )
 
 
@@ -95,7 +95,7 @@ def only_of_weights(name: str, wanted: Any, reason: str) -> Rule:
 
 
 def of_target(name: str) -> tuple[Rule, Rule]:
-    """What a target of channels asks of the schedule."""
+    """What a target of channels requires of the schedule."""
     return (
         Rule(
             f"pruner.{name}",
@@ -105,7 +105,7 @@ def of_target(name: str) -> tuple[Rule, Rule]:
                 and not getattr(chosen(c), "splits_target", False)
                 and name_of(c)
             ),
-            "goes with schedule=one_shot or periodic, whose cycles share the way, not {it}",
+            "needs schedule=one_shot or periodic, not {it}",
         ),
         Rule(
             "schedule.target_sparsity",

@@ -24,7 +24,7 @@ DOWNLOADED = tuple(
 def fingerprint(config: DictConfig) -> str:
     """Eight hexadecimal digits that two configurations share if they make the same run."""
     values = {name: value for name, value in flat(plain(config)) if not within(name, APART)}
-    if current(config.dataset._target_) not in DOWNLOADED:  # elsewhere there are other pictures
+    if current(config.dataset._target_) not in DOWNLOADED:  # its images depend on the directory
         values["dataset.root"] = str(Path(config.dataset.root).expanduser().absolute())
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,7 +1,7 @@
 """Which object does a piece of the configuration stand for?
 
-A node with ``_target_`` is called with its arguments; a plain name is the public function of that
-name in its module, so that a function more is a choice more.
+The ``_target_`` of a node is called with the node's other values. A plain name means the public
+function of that name in a module, so a new function there is a new choice.
 """
 
 import importlib
@@ -25,12 +25,12 @@ def build(
 ) -> Any:
     """Calls the ``_target_`` of ``node`` with ``args`` and the node's own arguments.
 
-    Of the ``offered`` keyword arguments it gets those that its signature names and the node does
-    not set itself; ``num_classes`` also where the signature ends in ``**kwargs``, as torchvision's
-    models do. What it cannot take is a SettingError of ``setting``, or of the field that its own
+    It also gets those ``offered`` keyword arguments that its signature names and the node does not
+    set, and ``num_classes`` if the signature ends in ``**kwargs``, as that of torchvision's models
+    does. If it refuses, this is a SettingError for ``setting``, or for the field that its
     FieldError names.
     """
-    from hydra.utils import instantiate  # only now: it takes longer to import than a report
+    from hydra.utils import instantiate  # imported late: it takes longer than a report
 
     imported(f"{setting}._target_", node["_target_"])
     made: partial[Any] = instantiate(node, _partial_=True, _convert_="all")
@@ -52,7 +52,7 @@ def parameters_of(target: Callable[..., Any]) -> tuple[set[str], bool]:
     """The names of a callable's parameters, and whether it takes any others."""
     try:
         signature = inspect.signature(target)
-    except ValueError:  # some callables written in C do not tell
+    except ValueError:  # some callables written in C have no signature
         return set(), False
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     return set(signature.parameters), inspect.Parameter.VAR_KEYWORD in kinds
@@ -63,7 +63,7 @@ def imported(setting: str, path: str) -> Callable[..., Any]:
     try:
         module, _, name = path.rpartition(".")
         found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:  # a module of the user's can raise anything
+    except (Exception, SystemExit) as error:  # a user's own module can raise anything
         raise SettingError(setting, f"cannot import {path!r}: {error}") from error
     if not callable(found):
         raise SettingError(setting, f"{path!r} is a {type(found).__name__}, not a callable")

@@ -1,7 +1,7 @@
 """Which settings do not go together?
 
-A table: of each rule the setting that the error names, when it is wrong, and what to say. Where
-several are broken, the first one is told.
+Each rule has the setting that the error names, when it is wrong, and what to say. If several
+are broken, the first one is reported.
 """
 
 from itertools import combinations
@@ -98,7 +98,7 @@ CONSOLIDATION = (
     Rule(
         "regrowth.source",
         lambda c: c.regrowth.source == "cache" and c.cache.kind == "none",
-        "cache needs one; set cache=memory or cache=disk",
+        "is cache, and there is none; set cache=memory or cache=disk",
     ),
     Rule(
         "replay.storage",
@@ -118,7 +118,8 @@ CONSOLIDATION = (
                 (c.regrowth.score, c.regrowth.allocation, c.regrowth.initial)
             )
         ),
-        "is used by regrowth=reference and saliency, and by regrowth.initial=reference",
+        "is used only by regrowth=reference and saliency, regrowth.allocation=greedy and "
+        "proportional, and regrowth.initial=reference",
     ),
     Rule(
         "recovery.rewind_to",
@@ -128,7 +129,7 @@ CONSOLIDATION = (
     Rule(
         "recovery.rewind_weights",
         lambda c: c.recovery.rewind_weights and needs(c, "validation"),
-        "would undo what schedule={it} has measured; choose another of the two",
+        "would undo what schedule={it} has measured; set one of the two to something else",
     ),
 )
 REGULARIZER = (
@@ -153,13 +154,13 @@ CHANNELS = (
     only_of_channels("min_channels", 1),
     only_of_weights("pruner.importance", "none", "pruner.criterion ranks channels"),
     only_of_weights("pruner.granularity", "weight", "channels go as a whole"),
-    only_of_weights("pruner.initial_sparsity", 0, "is of single weights"),
-    only_of_weights("regrowth.score", "none", "channels that are gone do not grow"),
+    only_of_weights("pruner.initial_sparsity", 0, "applies to single weights only"),
+    only_of_weights("regrowth.score", "none", "channels that were taken out do not grow back"),
     only_of_weights("cache.kind", "none", "keeps single weights"),
     Rule(
         "pruner.allocation",
         lambda c: structured(c) and c.pruner.allocation not in ("global", "layerwise"),
-        "of channels it is global or layerwise, not {c.pruner.allocation}",
+        "must be global or layerwise with channels, not {c.pruner.allocation}",
     ),
     Rule(
         "distillation.match",
@@ -168,12 +169,12 @@ CHANNELS = (
             and c.distillation.teacher != "none"
             and c.distillation.match == "features"
         ),
-        "compares unit by unit, and pruner=structured takes units out; set logits",
+        "compares single units, and pruner=structured takes units out; set logits",
     ),
     Rule(
         "pruner.layers",
         lambda c: structured(c) and any((c.pruner.layers or {}).values()),
-        "of channels only 0, which leaves a layer as it is, such as {{conv1: 0}}",
+        "may only give 0 with channels, which leaves a layer as it is, such as {{conv1: 0}}",
     ),
     *(exclusive(first, second) for first, second in combinations(TARGETS, 2)),
     *(rule for name in TARGETS for rule in of_target(name)),
@@ -192,7 +193,7 @@ RULES = (
     Rule(
         "regrowth.initial",
         lambda c: grown(c) and c.regrowth.initial != "zero" and needs(c, "validation"),
-        "must be zero, or regrowth could leave what schedule={it} keeps",
+        "must be zero, or regrowth could undo what schedule={it} keeps",
     ),
     Rule(
         "dataset.validation_size",

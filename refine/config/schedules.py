@@ -22,10 +22,10 @@ from refine.schedule import Given
 
 TARGET = "_target_"
 SUPPLIED = frozenset(entry.name for entry in fields(Given))
-# What chooses another schedule than that which an experiment's file has settings for.
+# Overrides that choose another schedule than the one that an experiment's file has settings for.
 CHOOSES = frozenset(("schedule", "control", f"schedule.{TARGET}"))
-# Version 0.1.0 saved all of these with every schedule, which used its own: the values that say
-# nothing where a schedule lacks the setting.
+# Version 0.1.0 saved all of these settings with every schedule. These values are ignored where
+# a schedule lacks the setting.
 HELD_BY_ALL: Mapping[str, tuple[Any, ...]] = {
     "interval": (5, 1), "start": (None,), "stop": (None,), "by": ("epoch",), "of": ("survivors",),
     "cycles_at_once": (1,), "initial_sparsity": (0.0,), "target_sparsity": (None,), "at": ([],),
@@ -39,8 +39,9 @@ def settle(config: DictConfig, given: Collection[str] = ()) -> None:
     """Gives ``config.schedule`` every setting that its schedule has, and no other, in place.
 
     given: the names of the settings on the command line. One that the schedule lacks is a
-    SettingError, on the command line and in a file. But where the command line has chosen the
-    schedule, what a file sets for another one is left out; so is what older files hold for all.
+    SettingError, on the command line and in a file. There are two exceptions: if the command line
+    has chosen the schedule, settings that a file has for another one are left out, and so are
+    the values that older files hold for every schedule.
     """
     schedule, node = chosen(config), written(config)
     for key in [key for key in node if not takes(schedule, key)]:
@@ -88,7 +89,7 @@ def whole(option: str) -> dict[str, Any]:
 
 
 def name_of(config: DictConfig) -> str:
-    """What a person calls the configuration's schedule: its option, else its import path."""
+    """The name of the configuration's schedule: its option, else its import path."""
     target = current(config.schedule[TARGET])
     return next((name for name, node in options().items() if node[TARGET] == target), target)
 
@@ -100,7 +101,7 @@ def having(key: str) -> list[str]:
 
 
 def lacks(config: DictConfig, key: str) -> SettingError:
-    """What to say of a setting that the configuration's schedule does not have."""
+    """The error for a setting that the configuration's schedule does not have."""
     own, others, name = list(settings_of(chosen(config))), having(key), name_of(config)
     known = f"it has {', '.join(own) or 'none'}" if others or not own else one_of(own, key)
     also = f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} {key}" if others else ""
@@ -124,11 +125,11 @@ def settings_of(schedule: Maker) -> dict[str, Field[Any]]:
 
 @cache
 def _schema(schedule: Maker) -> type:
-    """A dataclass of its settings alone, of types that OmegaConf knows."""
+    """A dataclass of only its settings, with types that OmegaConf knows."""
     own = {entry.name: entry for entry in fields(schedule)} if is_dataclass(schedule) else {}
     try:
         hints = get_type_hints(schedule if own else getattr(schedule, "__init__", schedule))
-    except Exception:  # of a user's own, which may name what is not there
+    except Exception:  # a user's own hints may name what does not exist
         hints = {}
     columns = [
         _column(name, hints.get(name, Any), entry, own.get(name))
@@ -140,7 +141,8 @@ def _schema(schedule: Maker) -> type:
 def _column(
     name: str, hint: Any, parameter: Parameter, entry: Field[Any] | None
 ) -> tuple[str, Any, Any]:
-    """The name, type and field of a setting; Any, and no default, where OmegaConf has no such."""
+    """The name, type and field of a setting. The type is Any, and the default left out, where
+    OmegaConf does not support them."""
     meaning = dict(entry.metadata) if entry else {}
 
     def default() -> Any:
@@ -148,8 +150,8 @@ def _column(
             return entry.default_factory()
         return MISSING if _required(parameter) else parameter.default
 
-    for kind, value in ((hint, default), (Any, default)):
-        column = (name, kind, field(default_factory=value, metadata=meaning))
+    for type_, value in ((hint, default), (Any, default)):
+        column = (name, type_, field(default_factory=value, metadata=meaning))
         try:
             OmegaConf.structured(make_dataclass("Probe", [column]))
         except Exception:  # it refuses types and values in many ways
@@ -159,7 +161,7 @@ def _column(
 
 
 def _parameters(schedule: Maker) -> dict[str, Parameter]:
-    """Those of its signature that are settings."""
+    """The parameters in its signature that are settings."""
     try:
         parameters = inspect.signature(schedule).parameters
     except ValueError:

@@ -1,7 +1,7 @@
 """Which settings are there, of what type, range and default, and what do they mean?
 
 The files in ``conf/`` hold only what differs from these defaults; ``--help`` and the error texts
-are made from here. What a schedule can be told stands in refine/schedule/.
+are made from here. The settings of schedules stand in refine/schedule/.
 """
 
 from collections.abc import Iterator
@@ -35,14 +35,21 @@ class DatasetConfig:
     subset_size: int = setting(
         "training images to use, balanced by class; 0: all", at_least=0, default=0
     )
-    validation_size: int = setting("of these, held out for validation", at_least=0, default=0)
+    validation_size: int = setting(
+        "how many of these are held out for validation", at_least=0, default=0
+    )
     test_size: int = setting("test images to use, balanced by class; 0: all", at_least=0, default=0)
     augment: str = setting(
-        "done to a training batch", choices=choices.AUGMENTATIONS, importable=True, default="none"
+        "what is done to a training batch",
+        choices=choices.AUGMENTATIONS,
+        importable=True,
+        default="none",
     )
-    split: str = setting("how it becomes a stream of tasks", choices=choices.SPLITS, default="none")
+    split: str = setting(
+        "how the data become a stream of tasks", choices=choices.SPLITS, default="none"
+    )
     tasks: int | None = setting(
-        "how many; null: two classes each, or 5 of permuted", at_least=1, default=None
+        "number of tasks; null: two classes each, or 5 with permuted", at_least=1, default=None
     )
 
 
@@ -51,7 +58,7 @@ class PrunerConfig:
     """What a refinement cycle cuts."""
 
     importance: str = setting(
-        "the score of a weight; lowest go first",
+        "the score of a weight; the lowest are cut",
         choices=choices.IMPORTANCES, importable=True, default="magnitude",
     )  # fmt: skip
     allocation: str = setting(
@@ -66,15 +73,15 @@ class PrunerConfig:
         above=0, at_most=1, default=0.98,
     )  # fmt: skip
     granularity: str = setting(
-        "what goes together", choices=choices.GRANULARITIES, default="weight"
+        "what is cut together", choices=choices.GRANULARITIES, default="weight"
     )
-    n: int = setting("of n_m: weights that stay", at_least=1, default=2)
-    m: int = setting("of n_m: of so many", at_least=2, default=4)
+    n: int = setting("for n_m: weights that stay", at_least=1, default=2)
+    m: int = setting("for n_m: consecutive weights of which n stay", at_least=2, default=4)
     layers: Any = field(  # not a dict: to one, overrides could add no key
         default=None,
         metadata={
-            "meaning": "ratios of their own for layers, by glob, such as {fc*: 0.3, conv1: 0}; "
-            "the first that fits counts"
+            "meaning": "ratios for single layers, by glob, such as {fc*: 0.3, conv1: 0}; the "
+            "first glob that matches counts"
         },
     )
     min_layer_density: float = setting(
@@ -89,21 +96,21 @@ class PrunerConfig:
         choices=choices.CRITERIA, importable=True, default="none",
     )  # fmt: skip
     target_speedup: float | None = setting(
-        "of channels: times fewer multiply-accumulates than at first, which the last cycle reaches",
+        "for channels: how many times fewer multiply-accumulates (MACs) the last cycle leaves",
         above=1, default=None,
     )  # fmt: skip
     target_macs: int | None = setting(
-        "the same as multiply-accumulates for one image", at_least=1, default=None
+        "for channels: MACs of one image that the last cycle leaves", at_least=1, default=None
     )
     target_parameters: int | None = setting(
-        "of channels: parameters that the last cycle leaves", at_least=1, default=None
+        "for channels: parameters that the last cycle leaves", at_least=1, default=None
     )
     round_to: int = setting(
-        "of channels: widths that change become multiples of it", at_least=1, default=1
+        "for channels: widths that change become multiples of this", at_least=1, default=1
     )
-    min_channels: int = setting("of channels: that every layer keeps", at_least=1, default=1)
+    min_channels: int = setting("for channels: how many every layer keeps", at_least=1, default=1)
     steps: int = setting(
-        "of channels: parts in which all of them would go; what is left is scored anew after each",
+        "for channels: number of steps to cut all of them; scores are computed again after each",
         at_least=1, default=20,
     )  # fmt: skip
     initial_sparsity: float = setting(
@@ -111,7 +118,7 @@ class PrunerConfig:
         at_least=0, below=1, default=0.0,
     )  # fmt: skip
     initial_allocation: str = setting(
-        "how that is divided among the tensors",
+        "how pruner.initial_sparsity is divided among the tensors",
         choices=choices.ALLOCATIONS, importable=True, default="erk",
     )  # fmt: skip
 
@@ -120,38 +127,40 @@ class PrunerConfig:
 class ControllerConfig:
     """The search of regrowth.allocation=controller."""
 
-    episodes: int = setting("allocations tried at most", at_least=1, default=50)
-    seconds: float = setting("to try them in, at most", above=0, default=600.0)
-    steps: int = setting("training steps before each is judged", at_least=0, default=20)
+    episodes: int = setting("how many allocations are tried at most", at_least=1, default=50)
+    seconds: float = setting("how long it may take", above=0, default=600.0)
+    steps: int = setting("training steps before an allocation is judged", at_least=0, default=20)
 
 
 @dataclass
 class RegrowthConfig:
-    """What a cycle lets grow again."""
+    """What grows back in a cycle."""
 
     score: str = setting(
-        "which cut weights; highest first", choices=choices.REGROWTHS, default="none"
+        "which cut weights grow back, highest score first",
+        choices=choices.REGROWTHS,
+        default="none",
     )
     allocation: str = setting(
         "how much each tensor gets back", choices=choices.REGROWTH_ALLOCATIONS, default="cut"
     )
     budget: float | None = setting(
-        "share of all prunable weights a cycle; null: as many as it cut, or down to "
-        "regrowth.target_sparsity",
+        "share of all prunable weights that each cycle grows back; null: as many as it cut, or "
+        "down to regrowth.target_sparsity",
         above=0, at_most=1, default=None,
     )  # fmt: skip
     target_sparsity: float | None = setting(
-        "share of all parameters that is cut after it", at_least=0, below=1, default=None
+        "share of all parameters that is still cut afterwards", at_least=0, below=1, default=None
     )
     initial: str = setting(
-        "value of a weight that is back", choices=choices.INITIALS, default="zero"
+        "value of a weight that has grown back", choices=choices.INITIALS, default="zero"
     )
     only_epochs: int = setting(
-        "epochs for which nothing but the weights that are back is trained", at_least=0, default=0
+        "epochs in which only regrown weights are trained", at_least=0, default=0
     )
     source: str | None = setting(
-        "denser network of saliency and reference: a run's directory, a .safetensors file, or "
-        "cache: what the run itself has cut; null: the run's own before its first cut",
+        "the denser network for saliency and reference: a run's directory, a .safetensors file, "
+        "or cache, which is what this run has cut; null: this run before its first cut",
         default=None,
     )
     controller: ControllerConfig = field(default_factory=ControllerConfig)
@@ -161,10 +170,12 @@ class RegrowthConfig:
 class VaeConfig:
     """The autoencoder of replay.storage=generative."""
 
-    hidden: int = setting("units of its hidden layers", at_least=1, default=256)
-    latent: int = setting("units of its code", at_least=1, default=32)
-    training_steps: int = setting("steps that it is trained for a cycle", at_least=1, default=300)
-    learning_rate: float = setting("of its Adam", above=0, default=1e-3)
+    hidden: int = setting("units of the hidden layers", at_least=1, default=256)
+    latent: int = setting("units of the latent code", at_least=1, default=32)
+    training_steps: int = setting(
+        "training steps of the autoencoder in each cycle", at_least=1, default=300
+    )
+    learning_rate: float = setting("learning rate of the autoencoder's Adam", above=0, default=1e-3)
 
 
 @dataclass
@@ -172,78 +183,92 @@ class ReplayConfig:
     """What a cycle trains on after its cut."""
 
     selection: str = setting(
-        "the rank of an image; highest first",
+        "the rank of an image; the highest are kept",
         choices=choices.SELECTIONS, importable=True, default="uniform",
     )  # fmt: skip
-    buffer_size: int = setting("images in memory", at_least=1, default=1000)
-    steps: int = setting("training steps on them; 0: no replay", at_least=0, default=30)
-    batch_size: int = setting("images a step", at_least=1, default=128)
-    storage: str = setting("what is kept", choices=choices.STORAGES, default="highest")
-    sampling: str = setting("what a step draws", choices=choices.SAMPLINGS, default="shuffled")
-    alpha: float = setting("of proportional: power of the loss", at_least=0, default=0.6)
+    buffer_size: int = setting("images in the memory", at_least=1, default=1000)
+    steps: int = setting("training steps on the memory; 0: no replay", at_least=0, default=30)
+    batch_size: int = setting("images in each step", at_least=1, default=128)
+    storage: str = setting("what the memory keeps", choices=choices.STORAGES, default="highest")
+    sampling: str = setting(
+        "what a step draws from the memory", choices=choices.SAMPLINGS, default="shuffled"
+    )
+    alpha: float = setting("for proportional: the power of the loss", at_least=0, default=0.6)
     beta: float = setting(
-        "of proportional: how far weights make up for it", at_least=0, at_most=1, default=0.4
+        "for proportional: how far weights correct the bias; 1: fully",
+        at_least=0,
+        at_most=1,
+        default=0.4,
     )
     vae: VaeConfig = field(default_factory=VaeConfig)
 
 
 @dataclass
 class DistillationConfig:
-    """From whom a refined network learns beside its labels."""
+    """Which teacher a refined network has besides its labels."""
 
-    teacher: str = setting("who", choices=choices.TEACHERS, default="none")
-    match: str = setting("what of it", choices=choices.MATCHED, default="logits")
-    during: str = setting("when", choices=choices.DURATIONS, default="replay")
-    temperature: float = setting("that logits are divided by", above=0, default=2.0)
-    weight: float = setting(
-        "share of the loss; the labels have the rest", at_least=0, at_most=1, default=0.5
+    teacher: str = setting("who teaches", choices=choices.TEACHERS, default="none")
+    match: str = setting("what is matched", choices=choices.MATCHED, default="logits")
+    during: str = setting("when the teacher is used", choices=choices.DURATIONS, default="replay")
+    temperature: float = setting("what logits are divided by", above=0, default=2.0)
+    weight: float = setting("the teacher's share of the loss", at_least=0, at_most=1, default=0.5)
+    decay: float = setting(
+        "decay of the running average in each step", at_least=0, below=1, default=0.99
     )
-    decay: float = setting("of the running average, a step", at_least=0, below=1, default=0.99)
-    source: str | None = setting("of dense: a run's directory or a .safetensors file", default=None)
+    source: str | None = setting(
+        "for dense: a run's directory or a .safetensors file", default=None
+    )
 
 
 @dataclass
 class RegularizerConfig:
-    """What training steps add to the gradients, so that what is cut later is small by then."""
+    """What training steps add to the gradients, so that what is cut later is already small."""
 
-    kind: str = setting("what", choices=choices.REGULARIZERS, default="none")
+    kind: str = setting("the penalty", choices=choices.REGULARIZERS, default="none")
     strength: float | None = setting(
-        "of it; null: as published, bn_scale and l1 1e-5, group_norm 5e-4, growing_reg 1e-4",
+        "of the penalty; null: as published, 1e-5 for bn_scale and l1, 5e-4 for group_norm, 1e-4 "
+        "for growing_reg",
         at_least=0, default=None,
     )  # fmt: skip
-    growth: float = setting("of growing_reg: an epoch, at most", at_least=0, default=1e-5)
+    growth: float = setting(
+        "for growing_reg: greatest increase of the strength in an epoch", at_least=0, default=1e-5
+    )
     warmup: int = setting("epochs in which the strength rises from 0", at_least=0, default=0)
     start: int = setting("epoch after which it begins", at_least=0, default=0)
-    stop: int | None = setting("its last epoch; null: the run's", at_least=1, default=None)
+    stop: int | None = setting(
+        "last epoch in which it acts; null: the run's last", at_least=1, default=None
+    )
 
 
 @dataclass
 class RecoveryConfig:
     """What the learning rate and the weights do after a cut, until the next one."""
 
-    curve: str = setting("the rate", choices=choices.CURVES, default="none", importable=True)
+    curve: str = setting(
+        "what the rate does", choices=choices.CURVES, default="none", importable=True
+    )
     rewind_weights: bool = setting(
-        "what survives has its values of an earlier epoch again (Frankle et al. 2019)",
+        "surviving weights get their values of an earlier epoch back (Frankle et al. 2019)",
         default=False,
     )
     rewind_to: int | None = setting(
-        "that epoch; null: as long before the first cut as the first recovery takes",
+        "the earlier epoch; null: as long before the first cut as the first recovery takes",
         at_least=0, default=None,
     )  # fmt: skip
     max_lr: float | None = setting(
         "highest rate of slr, clr and one_cycle; null: trainer.optimizer.lr", above=0, default=None
     )
     min_lr: float | None = setting(
-        "rate of fine_tune, and where slr begins; null: the original schedule's last, at least a "
-        "hundredth of max_lr",
+        "rate of fine_tune and first rate of slr; null: the original schedule's last, but at least "
+        "a hundredth of max_lr",
         above=0, default=None,
     )  # fmt: skip
     cycle_momentum: bool = setting(
-        "momentum falls from 0.95 to 0.85 as the rate rises, and back: clr, one_cycle",
+        "for clr and one_cycle: momentum falls from 0.95 to 0.85 as the rate rises, and back",
         default=False,
     )
     epochs: int | None = setting(
-        "that it takes, after which the rate stays; null: until the next cycle or the end",
+        "length of a recovery, after which the rate stays; null: until the next cycle or the end",
         at_least=1, default=None,
     )  # fmt: skip
     original_epochs: int | None = setting(
@@ -257,7 +282,7 @@ class RecoveryConfig:
 class CacheConfig:
     """Where what is cut is kept."""
 
-    kind: str = setting("where", choices=choices.CACHES, default="none")
+    kind: str = setting("where it is kept", choices=choices.CACHES, default="none")
 
 
 @dataclass
@@ -265,21 +290,21 @@ class TrainerConfig:
     """The training recipe."""
 
     epochs: int = setting("passes over the training images", at_least=1, default=20)
-    batch_size: int = setting("images a training step", at_least=1, default=128)
+    batch_size: int = setting("images in each training step", at_least=1, default=128)
     precision: str = setting(
         "arithmetic of forward and backward pass", choices=choices.PRECISIONS, default="auto"
     )
     label_smoothing: float = setting("of the cross-entropy", at_least=0, below=1, default=0.0)
     deterministic: bool = setting(
-        "the same bits every time on a GPU too, slower (a CPU's are, for as many threads)",
+        "the same bits every time on a GPU too, but slower; a CPU does so with equal threads",
         default=False,
     )
     optimizer: dict[str, Any] = node(
-        "any torch optimizer without a closure: _target_ and its arguments"
+        "any torch optimizer that needs no closure: _target_ and its arguments"
     )
     lr_scheduler: dict[str, Any] = node(
-        "any torch scheduler of a fixed curve; per: stepped each batch or epoch; the value `total` "
-        "stands for the number of its steps in the run"
+        "any torch scheduler with a fixed curve: _target_ and its arguments; per: stepped after "
+        "each batch or epoch; the value `total` stands for its number of steps in the run"
     )
 
 
@@ -300,20 +325,20 @@ class CheckpointConfig:
 
 @dataclass
 class SweepConfig:
-    """Of refine-run -m."""
+    """Settings of refine-run -m."""
 
     dry_run: bool = setting("list the jobs and what would be done with each", default=False)
 
 
 @dataclass
 class TrackerConfig:
-    """Who else is told what was measured."""
+    """Where else measurements are sent."""
 
     _target_: str = setting(
         "a class like those of refine/tracking/", default="refine.tracking.csv.Csv"
     )
     project: str = setting(
-        "name of the experiment in MLflow, of the project in wandb", default="runtime-refinement"
+        "name of the experiment in MLflow or of the project in wandb", default="runtime-refinement"
     )
     uri: str | None = setting(
         "MLflow's store or server; null: $MLFLOW_TRACKING_URI, else "
@@ -328,17 +353,17 @@ class RunConfig:
     """One run."""
 
     seed: int = setting(
-        "of initial weights, order, subset, augmentation, replay",
+        "seed of initial weights, order, subset, augmentation and replay",
         at_least=0, at_most=2**63 - 1, default=42,
     )  # fmt: skip
     device: str = setting(
-        "auto, cpu, cuda, cuda:1, mps; auto: the first GPU, else cpu",
+        "auto, cpu, cuda, cuda:1 or mps; auto: the first GPU, else the CPU",
         pattern=r"auto|cpu|mps|cuda(:\d+)?",
         default="auto",
     )
     output_dir: str | None = setting(
-        "the run's own directory; null: results/runs/<date>/<time>. Of a sweep: the directory of "
-        "all its runs; null: results/sweeps/<what is varied>-<hash>",
+        "directory of the run; null: results/runs/<date>/<time>. In a sweep: the directory of all "
+        "its runs; null: results/sweeps/<what is varied>-<hash>",
         default=None,
     )
     save_model: bool = setting("leave model.safetensors in the run's directory", default=True)
@@ -346,10 +371,10 @@ class RunConfig:
         "directory of a run to resume, also with a larger trainer.epochs", default=None
     )
     start_from: str | None = setting(
-        "network to start with: a run's directory or a .safetensors file; what is 0 there is cut",
+        "network to start with: a run's directory or a .safetensors file; its weights of 0 are cut",
         default=None,
     )
-    model: dict[str, Any] = node("any callable: _target_ and its arguments")
+    model: dict[str, Any] = node("any callable that makes a network: _target_ and its arguments")
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     pruner: PrunerConfig = field(default_factory=PrunerConfig)
     regrowth: RegrowthConfig = field(default_factory=RegrowthConfig)
@@ -367,7 +392,7 @@ class RunConfig:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 
-# Nodes of fixed keys; what else stands in the others is an argument of their _target_.
+# Nodes with fixed keys; in the others, any further key is an argument of their _target_.
 CLOSED = {
     RunConfig: "", PrunerConfig: "pruner", RegrowthConfig: "regrowth", ReplayConfig: "replay",
     VaeConfig: "replay.vae", ControllerConfig: "regrowth.controller",
@@ -393,8 +418,8 @@ def settings(schema: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, 
 
 
 def typed(config: DictConfig) -> RunConfig:
-    """The resolved values of ``config`` with their types; free nodes, such as ``model``, are plain
-    dictionaries, and what more a node holds for its ``_target_`` becomes an attribute."""
+    """The resolved values of ``config`` with their types. Free nodes, such as ``model``, are plain
+    dictionaries; further arguments for the ``_target_`` of another node become attributes."""
     schema = OmegaConf.structured(RunConfig)
     OmegaConf.set_struct(schema, False)
     return cast(RunConfig, OmegaConf.to_object(OmegaConf.merge(schema, config)))

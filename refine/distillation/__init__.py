@@ -1,6 +1,6 @@
 """Whom does a refined network learn from beside its labels?
 
-Teacher, what of it is matched, and when, are separate answers.
+The teacher, what is matched and when are separate settings.
 """
 
 from refine.distillation.distillation import Distillation

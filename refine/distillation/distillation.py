@@ -1,4 +1,4 @@
-"""How does a teacher come into the loss?"""
+"""How does a teacher enter the loss?"""
 
 from math import isfinite
 from typing import Any
@@ -20,12 +20,12 @@ class Distillation:
     >>> outputs, matched = distillation.forward(model, inputs)       # in one's own training step
     >>> loss = distillation.blended(cross_entropy(outputs, targets), matched, inputs)
 
-    A cycle's replay is distilled by ``RuntimeRefinement`` itself; the last two lines are for
-    ``during="cycle"``, where the teacher goes on until the next cycle. Without a teacher, or before
-    the first cut, they are ``model(inputs)`` and the loss.
+    ``RuntimeRefinement`` itself uses the teacher in a cycle's replay; the last two lines are for
+    ``during="cycle"``, where the teacher stays until the next cycle. Without a teacher, or before
+    the first cut, they give ``model(inputs)`` and the plain loss.
 
     match: ``logits`` or ``features``, or a function like these. temperature: what logits are
-    divided by. A teacher that does not change answers once for every example of a cycle's memory.
+    divided by. A teacher that does not change is evaluated once for each example of the memory.
 
     ValueError for a setting out of its range, and for features of a network without a linear layer.
     """
@@ -53,7 +53,7 @@ class Distillation:
 
     @property
     def active(self) -> bool:
-        """Whether the steps that are taken now are to be distilled."""
+        """Whether training steps use the teacher now."""
         return (
             self.teacher is not None and self._cut and (self._replaying or self.during == "cycle")
         )
@@ -65,25 +65,25 @@ class Distillation:
             self._cut = True
 
     def observe(self, model: nn.Module) -> None:
-        """To be called after every training step, for a teacher that follows the network."""
+        """To be called after every training step, for a teacher that averages the network."""
         if self.teacher is not None:
             self.teacher.observe(model)
 
     def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
-        """Called when ``model`` has become ``smaller``: a teacher that follows it does too."""
+        """Called when ``model`` has become ``smaller``: a teacher that averages it does too."""
         if isinstance(self.teacher, Ema) and self.teacher.network is not None:
             smaller_(self.teacher.network, smaller)
 
     def begin_replay(self) -> None:
-        """The steps that follow are of a replay, whose examples have places in a memory."""
+        """The next steps are those of a replay, whose examples have places in a memory."""
         self._replaying, self._known = True, {}
 
     def end_replay(self) -> None:
-        """The replay is over: what the teacher answered in it is forgotten."""
+        """The replay is over: the teacher's outputs in it are forgotten."""
         self._replaying, self._known = False, {}
 
     def forward(self, model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The network's outputs, and what of them is to be matched: None if nothing is."""
+        """The network's outputs, and what is matched with the teacher's: None if nothing is."""
         if not self.active:
             return model(inputs), None
         return answer(model, inputs, self.match)
@@ -91,8 +91,8 @@ class Distillation:
     def blended(
         self, loss: Tensor, matched: Tensor | None, inputs: Tensor, places: Tensor | None = None
     ) -> Tensor:
-        """The loss with the teacher's share of it. ``places``: where the examples stand in the
-        cycle's memory, so that the teacher need not answer twice."""
+        """The loss with the teacher's share. ``places``: positions of the examples in the cycle's
+        memory, so that the teacher is evaluated only once for each."""
         if matched is None:
             return loss
         theirs = self._theirs(inputs, places)
@@ -113,16 +113,16 @@ class Distillation:
         new = ~known[places]
         if new.any():
             found = answer(network, inputs[new], self.match)[1]
-            kept = self._known.get("answers", found.new_zeros(0, *found.shape[1:]))
+            kept = self._known.get("outputs", found.new_zeros(0, *found.shape[1:]))
             if len(kept) < len(known):
                 kept = torch.cat([kept, kept.new_zeros(len(known) - len(kept), *kept.shape[1:])])
             kept[places[new]] = found
             known[places[new]] = True
-            self._known = {"known": known, "answers": kept}
-        return self._known["answers"][places]
+            self._known = {"known": known, "outputs": kept}
+        return self._known["outputs"][places]
 
     def state_dict(self) -> dict[str, Any]:
-        """The teacher, if a later step needs it, as tensors and numbers."""
+        """The teacher, if later steps need it, as tensors and numbers."""
         lasting = not isinstance(self.teacher, Dense) and (
             self.during == "cycle" or isinstance(self.teacher, Ema)
         )
@@ -133,7 +133,7 @@ class Distillation:
         }
 
     def load_state_dict(self, state: dict[str, Any], model: nn.Module) -> None:
-        """Brings it to a ``state_dict`` of a network like ``model``."""
+        """Restores a ``state_dict`` of a network like ``model``."""
         self._cut = state["cut"]
         if state["teacher"] is not None and self.teacher is not None:
             network = self.teacher.network = frozen(model)

@@ -1,6 +1,6 @@
 """How does a cycle mask single weights?
 
-What refine/channels/cut.py is for channels, this is for weights.
+refine/channels/cut.py does the same for whole channels.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -19,17 +19,17 @@ from refine.pruning.method import downscale_, largest
 from refine.sparsity.masks import Masks
 from refine.sparsity.optimizers import OptimizerWatch
 
-Marks = dict[str, Tensor]  # boolean, by tensor: True where a weight goes
+Marks = dict[str, Tensor]  # boolean, by tensor: True where a weight is cut
 
 
 @dataclass(frozen=True)
 class Masked:
     """How single weights are chosen; they stay in the network, at exactly 0.0.
 
-    importance: ``(model, batches) -> {name: scores}``, lowest first to go; one that has a parameter
-        ``loss`` is given it. All but magnitude, random and none need data.
-    allocation: ``(scores, masks, ratio) -> {name: how many of its survivors go}``.
-    granularity: what goes together: a function of refine/pruning/granularity.py.
+    importance: ``(model, batches) -> {name: scores}``, the lowest are cut; it is given the
+        ``loss`` if it has a parameter of that name. All but magnitude, random and none need data.
+    allocation: ``(scores, masks, ratio) -> {name: how many of its survivors are cut}``.
+    granularity: what is cut together: a function of refine/pruning/granularity.py.
     downscale_factor: the prunable weights are multiplied by it before the cut.
     scoring_batches: how many batches scores are made on.
     prunable: names of the parameters that may be cut; by default the weights of convolutions,
@@ -47,8 +47,8 @@ class Masked:
 def sparsify_(
     model: nn.Module, masks: Masks, sparsity: float, allocation: Callable[..., dict[str, int]]
 ) -> None:
-    """Cuts weights at random until ``sparsity`` of the prunable ones are cut, as dynamic sparse
-    training begins."""
+    """Cuts weights at random until ``sparsity`` of the prunable ones are cut: the start of dynamic
+    sparse training."""
     gone = round(sparsity * masks.prunable) - (masks.prunable - masks.surviving)
     if gone > 0:
         scores = score(random, model, (), number=-1)
@@ -57,7 +57,7 @@ def sparsify_(
 
 
 class Keeper(Protocol):
-    """A part that remembers what is cut."""
+    """A part that records what is cut."""
 
     def note_cut(self, cycle: int, model: nn.Module, masks: Masks, marked: Marks) -> None:
         """Called just before the ``marked`` weights go, in that ``cycle``, counted from 1."""
@@ -66,7 +66,7 @@ class Keeper(Protocol):
 class MaskedCut:
     """Chooses weights of ``model`` as ``settings`` say and holds them at 0 from then on.
 
-    watch: that of the model. keepers: told of every weight before it goes.
+    watch: that of the model. keepers: called with the weights of every cut, before it.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class MaskedCut:
         return score(self.importance, self.model, batches, loss, self.number)
 
     def choose(self, scores: dict[str, Tensor], ratio: float) -> Marks:
-        """Marks what a cut of ``ratio`` of the survivors takes."""
+        """Marks the weights that a cut of ``ratio`` of the survivors takes."""
         if ratio <= 0 or not scores:
             return {}
         grouped = self.granularity.group(scores, self.masks)
@@ -116,7 +116,7 @@ class MaskedCut:
         downscale_(self.masks.weights().values(), self.settings.downscale_factor)
 
     def cut_(self, choice: Marks) -> dict[str, int]:
-        """Cuts the marked weights; how many of each tensor."""
+        """Cuts the marked weights; returns how many of each tensor."""
         for keeper in self._keepers:
             keeper.note_cut(self.number + 1, self.model, self.masks, choice)
         self.masks.cut_(choice)
@@ -124,7 +124,7 @@ class MaskedCut:
         return {name: int(marks.sum()) for name, marks in choice.items()}
 
     def left(self) -> dict[str, int]:
-        """Nothing: masks alone make no network smaller."""
+        """Empty: masks alone do not make the network smaller."""
         return {}
 
     def within(
@@ -135,8 +135,8 @@ class MaskedCut:
         ratio: float,
         choice: Marks,
     ) -> tuple[float, Marks]:
-        """The largest cut up to ``ratio``, which takes ``choice``, after which ``validate`` still
-        gives ``floor``, and what it takes. Every try is rolled back, to the bit."""
+        """The largest ratio up to ``ratio`` after whose cut ``validate`` still gives ``floor``, and
+        what it takes; ``choice`` is what ``ratio`` takes. Each try is rolled back to the bit."""
         if validate is None:
             raise ValueError("a floor needs validate, which measures accuracy on validation data")
         parameters, weights = list(self.model.parameters()), self.masks.weights()

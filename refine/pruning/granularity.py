@@ -1,4 +1,4 @@
-"""What goes as one: a weight, a filter, a kernel, or all but n of every m weights?
+"""What is cut together: a weight, a filter, a kernel, or all but n of every m weights?
 
 Each is a function ``(model, prunable) -> Granularity``, two steps around the allocation of the
 tensors ``prunable`` (by default those of ``prunable_names(model)``). Before it,
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from refine.sparsity.layers import by_output, from_output, prunable_names, transposed
 from refine.sparsity.ranking import ends
-from refine.sparsity.topology import answers, attached, traced
+from refine.sparsity.topology import attached, output_tensors, traced
 
 __all__ = ["filter", "kernel", "n_m", "weight"]
 
@@ -25,7 +25,7 @@ Scores = dict[str, Tensor]
 @dataclass(frozen=True)
 class Granularity:
     """The two steps, the prunable tensors that stay dense because they have no such units, and the
-    parameters that go with the channels of others."""
+    parameters that are cut with the channels of others."""
 
     group: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Scores]
     whole: Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, int]], dict[str, int]]
@@ -35,15 +35,15 @@ class Granularity:
 
 @dataclass(frozen=True)
 class Units:
-    """How a tensor lies as units: to a (units, weights of a unit) matrix and back."""
+    """How a tensor is split into units: to a (units, weights of a unit) matrix and back."""
 
     rows: Callable[[Tensor], Tensor]
     back: Callable[[Tensor, torch.Size], Tensor]
-    in_order: bool = True  # the weights of a unit follow each other in index
+    in_order: bool = True  # the weights of a unit are neighbours in memory
 
 
 def weight(model: nn.Module, prunable: Collection[str] | None = None) -> Granularity:
-    """Every weight for itself."""
+    """Single weights."""
     return Granularity(
         lambda scores, masks: dict(scores), lambda scores, masks, counts: dict(counts)
     )
@@ -51,11 +51,11 @@ def weight(model: nn.Module, prunable: Collection[str] | None = None) -> Granula
 
 # Named after what it prunes; nothing here needs Python's own ``filter``.
 def filter(model: nn.Module, prunable: Collection[str] | None = None) -> Granularity:
-    """All weights of one output channel (Li et al. 2017, arXiv:1608.08710). Left out: layers whose
-    outputs are the network's, recurrent and attention layers."""
+    """All weights of one output channel (Li et al. 2017, arXiv:1608.08710). Left out: layers that
+    compute the network's outputs, recurrent and attention layers."""
     layers = owners(model, prunable)
     graph = traced(model)
-    final = answers(model, layers, graph)
+    final = output_tensors(model, layers, graph)
     units = {
         name: by_channel(layer)
         for name, layer in layers.items()
@@ -104,7 +104,7 @@ def n_m(
     def whole(
         scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], counts: Mapping[str, int]
     ) -> dict[str, int]:
-        """What the pattern demands, whatever the allocation said."""
+        """What the pattern requires; the allocation's counts are ignored."""
         return {
             name: int(((values < 0) & masks[name].to(values.device)).count_nonzero())
             for name, values in scores.items()
@@ -157,7 +157,7 @@ def within_attention(model: nn.Module, name: str) -> bool:
 
 
 def inputs(layer: nn.Module, shape: torch.Size) -> int:
-    """How many inputs (of a group) weights of this shape have; an odd 1 if they have none."""
+    """How many inputs (of a group) weights of this shape have; 1, which no m divides, if none."""
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
         return shape[0] // layer.groups
     return shape[1] if len(shape) > 1 else 1
@@ -173,7 +173,7 @@ def by_channel(layer: nn.Module) -> Units:
 
 
 def by_input(layer: nn.Module, m: int) -> Units:
-    """A row for every ``m`` consecutive inputs. They are never of two groups, as ``m`` divides the
+    """A row for every ``m`` consecutive inputs. They never span two groups, as ``m`` divides the
     inputs of each."""
     axis = 0 if transposed(layer) else 1
 
@@ -213,8 +213,7 @@ def mean_of_living(rows: Tensor, alive: Tensor) -> Tensor:
 
 
 def nearest(scores: Tensor, sizes: Tensor, count: int) -> int:
-    """The number nearest to ``count`` that is a number of whole units, the lowest first, of which
-    one is left."""
+    """The number nearest to ``count`` that cuts whole units, lowest first, but not all."""
     order = scores.argsort(stable=True)
     passed = sizes[order][sizes[order] > 0].cumsum(0)
     passed = torch.cat([passed.new_zeros(1), passed[:-1]])
@@ -222,14 +221,14 @@ def nearest(scores: Tensor, sizes: Tensor, count: int) -> int:
 
 
 def distinct(scores: Tensor) -> Tensor:
-    """Equal scores raised by the smallest steps there are, the later more, until no two are equal:
-    then units that do not lie in one piece go whole."""
-    kind = torch.int32 if scores.element_size() == 4 else torch.int64
-    top = torch.iinfo(kind).max
+    """The scores with equal ones raised by the smallest steps there are, in the order of their
+    index, until no two are equal. Then units whose weights are not neighbours are cut whole."""
+    integer = torch.int32 if scores.element_size() == 4 else torch.int64
+    top = torch.iinfo(integer).max
     ascending, order = (scores + 0.0).sort(stable=True)  # -0.0 and 0.0 are one number
-    number = ascending.view(kind)
+    number = ascending.view(integer)
     number = torch.where(number < 0, number ^ top, number)  # integers in the order of the floats
-    place = torch.arange(len(number), dtype=kind, device=number.device)
+    place = torch.arange(len(number), dtype=integer, device=number.device)
     number = (number - place).cummax(0).values + place
     number = torch.where(number < 0, number ^ top, number)
     return torch.empty_like(scores).scatter_(0, order, number.view(scores.dtype))

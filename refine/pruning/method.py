@@ -1,7 +1,7 @@
-"""What is a way to cut a network?
+"""What must a method of cutting a network offer?
 
-Two exist: single weights are masked (refine/pruning/cut.py), or whole channels leave
-(refine/channels/cut.py). A cycle knows neither, only ``CutMethod``.
+There are two: single weights are masked (refine/pruning/cut.py), or whole channels are taken out
+(refine/channels/cut.py). A cycle uses only ``CutMethod``.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ class CutMethod(Protocol[Choice]):
 
     @property
     def prunable(self) -> int:
-        """What ``surviving`` was at first."""
+        """The first value of ``surviving``."""
 
     @property
     def surviving(self) -> int:
@@ -34,7 +34,7 @@ class CutMethod(Protocol[Choice]):
         """Cycle ``number``, counted from 0, begins."""
 
     def scores(self, batches: Iterable[Batch], loss: Callable[..., Tensor]) -> dict[str, Tensor]:
-        """A number for each element that may go, by tensor."""
+        """A score for each element that may be cut, by tensor."""
 
     def choose(self, scores: dict[str, Tensor], ratio: float) -> Choice:
         """What a cut of ``ratio`` of the survivors takes; nothing changes yet."""
@@ -47,17 +47,17 @@ class CutMethod(Protocol[Choice]):
         ratio: float,
         choice: Choice,
     ) -> tuple[float, Choice]:
-        """The largest cut up to ``ratio``, which takes ``choice``, after which ``validate`` still
-        gives ``floor``; and what it takes."""
+        """The largest ratio up to ``ratio`` after whose cut ``validate`` still gives ``floor``, and
+        what it takes; ``choice`` is what ``ratio`` takes."""
 
     def downscale_(self) -> None:
         """Multiplies the prunable weights by the factor of the settings."""
 
     def cut_(self, choice: Choice) -> dict[str, int]:
-        """Cuts; how many weights of each tensor."""
+        """Cuts the choice; returns how many weights of each tensor."""
 
     def left(self) -> dict[str, int]:
-        """What else a report says of the network that is left."""
+        """Further values for the report, about the network that is left."""
 
 
 def largest(
@@ -67,8 +67,9 @@ def largest(
     passes: Callable[[Choice], bool],
     nothing: Choice,
 ) -> tuple[float, Choice]:
-    """The largest cut up to ``ratio``, which takes ``choice``, that passes, by bisection, and what
-    it takes: ``nothing`` if none does."""
+    """The largest ratio up to ``ratio`` whose cut passes, by bisection, and what it takes.
+
+    ``choice`` is what ``ratio`` takes; ``nothing`` is returned if no cut passes."""
     if passes(choice):
         return ratio, choice
     low, high, best = 0.0, ratio, nothing

@@ -1,8 +1,8 @@
 """What does a run leave, and where?
 
-A run owns its directory: it makes it, never takes another run's, and removes it again if it fails
-before it has measured anything. While it runs it holds a lock there, which the system releases if
-the process dies.
+A run owns its directory: it makes it, never uses another run's, and removes it if it fails before
+it has measured anything. While it runs it holds a lock there, which the system releases if the
+process dies.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ from refine.records.rows import (
 log = logging.getLogger("refine")
 TABLES = {EpochRow: EPOCHS_FILE, CycleRow: CYCLES_FILE, EpisodeRow: EPISODES_FILE}
 Row = EpochRow | CycleRow | EpisodeRow
-LOCK_SECONDS = 1.0  # a sweep that asks whether a run is being run holds its lock for a moment
+LOCK_SECONDS = 1.0  # a sweep that checks whether a run is running holds its lock for a moment
 ENVIRONMENT_FILE = "environment.json"
 FILES = (
     EPOCHS_FILE, CYCLES_FILE, EPISODES_FILE, SUMMARY_FILE, LOG_FILE, FIGURE_FILE, CONFIG_FILE,
@@ -52,7 +52,7 @@ FILES = (
 # With this header, refine-run --config-path RUN_DIRECTORY accepts a resolved configuration.
 RERUN_HEADER = """\
 # This run's configuration, resolved. The same run again: refine-run --config-path DIRECTORY
-# To go on with it: refine-run resume=DIRECTORY
+# To resume it: refine-run resume=DIRECTORY
 defaults:
   - schema
   - _self_
@@ -77,7 +77,7 @@ class RunDirectory:
 
     ``path=None`` means ``results/runs/<date>/<time>`` below the working directory. SettingError if
     the path is taken or cannot be written. With ``again`` it may hold an earlier part of this run;
-    then it stays whatever happens, and a failure is recorded in it.
+    then it is never removed, and a failure is recorded in it.
     """
 
     def __init__(self, path: str | None, *, again: bool = False):
@@ -116,7 +116,10 @@ class RunDirectory:
         """Writes ``config.yaml`` (resolved) and ``environment.json``, which lists the later parts
         of a resumed run under ``resumed``."""
         settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-        settings |= {"output_dir": None, "resume": None}  # of another start they are others
+        settings |= {
+            "output_dir": None,
+            "resume": None,
+        }  # not those of the next start
         write_text(self.path / CONFIG_FILE, RERUN_HEADER + OmegaConf.to_yaml(settings))
         now = versions() | environment
         path = self.path / ENVIRONMENT_FILE
@@ -193,10 +196,10 @@ def _status(path: Path) -> str | None:
 
 
 def _claim(asked: str | None, again: bool) -> tuple[Path, FileLock, list[Path]]:
-    """Makes the run's directory and locks it; also returns which directories had to be made,
+    """Makes the run's directory and locks it. Also returns the directories that had to be made,
     innermost first.
 
-    Of two processes with the same path one gets the lock, and the other an error.
+    If two processes ask for the same path, one gets the lock and the other an error.
     """
     wanted = Path(asked or f"results/runs/{datetime.now():%Y-%m-%d/%H-%M-%S}")
     attempt = 1
@@ -215,7 +218,7 @@ def _claim(asked: str | None, again: bool) -> tuple[Path, FileLock, list[Path]]:
                 raise FileExistsError
             return path, lock, made
         except Timeout:
-            problem = f"another process is running in {path}; nothing of it was touched"
+            problem = f"another process is running in {path}; nothing in it was changed"
             raise Busy("output_dir", problem) from None
         except FileExistsError:
             if asked is None:

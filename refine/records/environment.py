@@ -1,4 +1,4 @@
-"""What did a run run on: which versions, which commit, which command?"""
+"""In which environment was a run made: which versions, commit and command?"""
 
 import platform
 import subprocess

@@ -39,7 +39,7 @@ def _sync(directory: Path) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """An OSError names the file, which that of a full disk does not by itself."""
+    """Adds the file's name to an OSError, which lacks it when the disk is full."""
     try:
         yield
     except OSError as error:
@@ -53,7 +53,7 @@ def append_text(path: Path, text: str) -> None:
         size = file.tell()
         try:
             left = memoryview(text.encode())
-            while left:  # a nearly full disk first takes a part and fails only then
+            while left:  # a nearly full disk first writes a part and then fails
                 left = left[file.write(left) :]
             os.fsync(file.fileno())
         except OSError:
@@ -71,7 +71,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """A block whose end Ctrl-C waits for, so that what belongs together is done together."""
+    """A block that Ctrl-C does not interrupt: it takes effect at the end of the block."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread is interrupted
         return

@@ -23,7 +23,7 @@ class EpochRow:
     test_loss: float
     test_accuracy: float
     sparsity: float  # of all parameters, as in the paper
-    prunable_sparsity: float  # of the weights that could be cut
+    prunable_sparsity: float  # of the prunable weights
     active_parameters: int
     total_parameters: int
     learning_rate: float  # of the epoch's last step

@@ -1,4 +1,4 @@
-"""How did a run end, in figures?"""
+"""What are the final figures of a run, and how did it end?"""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,15 +11,15 @@ from refine.records.rows import CycleRow, EpochRow
 def summary_of(
     rows: Sequence[EpochRow | CycleRow], counts: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """The final figures: ``counts`` of the network as it is, accuracies as they were measured last.
-    A cycle after the last epoch decides what it changed."""
+    """The final figures: ``counts`` of the present network, and the accuracies measured last. A
+    cycle after the last epoch replaces those of the epoch."""
     last = [row for row in rows if isinstance(row, EpochRow)][-1]
     final, validation = rows[-1], last.validation_accuracy
     accuracy, cut_last = last.test_accuracy, False
     if isinstance(final, CycleRow) and final.test_accuracy_after_replay is not None:
         accuracy, validation, cut_last = final.test_accuracy_after_replay, None, True
     return {
-        "status": None,  # as it ends
+        "status": None,  # set when the run ends
         "reason": None,
         "epochs": last.epoch,
         "cycles": counts["cycles"],
@@ -39,7 +39,7 @@ def summary_of(
 
 
 def ending(stopped: BaseException | None) -> dict[str, Any]:
-    """How a run ended and why, where something has stopped it."""
+    """The status of a run that has ended, and the reason if something has stopped it."""
     if stopped is None:
         return {"status": "finished", "reason": None}
     interrupted = isinstance(stopped, KeyboardInterrupt)

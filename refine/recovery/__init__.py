@@ -1,6 +1,6 @@
 """What do the learning rate and the weights do after a cut?
 
-``curves`` has the rates as functions, ``rates`` sets them, ``weights`` takes the weights back.
+``curves`` has the rates as functions, ``rates`` sets them, ``rewind`` sets weights back.
 """
 
 from refine.recovery.curves import Rates, clr, fine_tune, lr_rewind, one_cycle, slr  # noqa: F401

@@ -14,8 +14,8 @@ __all__ = ["clr", "fine_tune", "lr_rewind", "one_cycle", "slr"]
 
 @dataclass(frozen=True)
 class Rates:
-    """What a curve is made of. highest: the highest rate. last: the last one of the original
-    schedule, or what is used instead. original: those of all steps of that schedule."""
+    """The rates that curves use. highest: the highest rate. last: the last one of the original
+    schedule, or a replacement for it. original: the rates of all steps of that schedule."""
 
     highest: float
     last: float
@@ -64,14 +64,14 @@ def one_cycle(step: int, steps: int, rates: Rates) -> float:
     return _cycle(step, steps, WARM_UP[one_cycle], first, rates.highest, first / 1e4)
 
 
-# The curves with which momentum can be cycled, and the share of their steps that goes up.
+# The curves with which momentum can be cycled, and the share of their steps that is warm-up.
 WARM_UP: dict[Curve, float] = {clr: 0.1, one_cycle: 0.3}
 
 
 def momentum(
     step: int, steps: int, warm_up: float, lowest: float = 0.85, highest: float = 0.95
 ) -> float:
-    """The momentum beside a one-cycle curve of that ``warm_up``: lowest where the rate is highest,
+    """The momentum for a one-cycle curve with that ``warm_up``: lowest where the rate is highest,
     so that the length of a step changes less than the rate does."""
     return _cycle(step, steps, warm_up, highest, lowest, highest)
 

@@ -14,16 +14,16 @@ from refine.recovery.curves import WARM_UP, Curve, Rates, lr_rewind, momentum
 class Recovery:
     """Sets the rate of ``optimizer`` along ``curve``, which starts again after each cut.
 
-    It takes three lines of a training loop: after the optimizer is made, after a cut, and after a
-    training step. ``slr`` can be any function of refine/recovery/curves.py, or of that signature::
+    Three lines in a training loop: after the optimizer is made, after a cut, and after a training
+    step. In place of ``slr``, any function of refine/recovery/curves.py or of that signature::
 
         recovery = Recovery(optimizer, slr)
         recovery.restart(steps)  # after a cut; steps: those of training until the next cut
         recovery.step()  # after each training step; does nothing before the first cut
 
-    Step a scheduler of your own only as long as ``recovery.active`` is False.
+    Step a scheduler of your own only while ``recovery.active`` is False.
 
-    curve: None for no recovery: then nothing is ever done.
+    curve: None for no recovery, which does nothing.
     highest: by default the optimizer's own rate, as it was before a scheduler moved it.
     last: the rate to fine-tune with; by default the last of ``original``, but at least a hundredth
         of ``highest``, as many schedules end at 0; without ``original``, ``highest``.
@@ -90,18 +90,18 @@ class Recovery:
             self._set()
 
     def step(self) -> None:
-        """Moves on to the rate of the next training step."""
+        """Sets the rate of the next training step."""
         if self.active:
             self._step += 1
             self._set()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where on the curve it is."""
+        """The position on the curve."""
         return {"step": self._step, "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from where ``state_dict`` was taken, and sets the rate. Call it after the
-        optimizer's own state was loaded."""
+        """Restores a ``state_dict`` and sets the rate. To be called after the optimizer's own state
+        was loaded."""
         if self.curve is None:
             return
         self._step, self._steps = state["step"], state["steps"]
@@ -115,7 +115,7 @@ class Recovery:
         rate = self.curve(self._step, self._steps, self.rates)
         groups = self._optimizer.param_groups
         for group, initial in zip(groups, self._initial, strict=True):
-            # As schedulers do, so that it is known after the rate has changed and was saved.
+            # As schedulers do, so that it is still known after the rate has changed and was saved.
             group.setdefault("initial_lr", initial)
             value = rate * (initial / self._initial[0])
             if isinstance(group["lr"], Tensor):  # a captured step reads this very tensor

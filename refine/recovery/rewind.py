@@ -10,13 +10,13 @@ from refine.sparsity.shrink import Smaller
 
 
 class WeightRewind:
-    """Takes the weights that survive back to their values of an earlier epoch (Frankle et al. 2019,
+    """Sets surviving weights back to their values of an earlier epoch (Frankle et al. 2019,
     arXiv:1903.01611; Renda et al. 2020, arXiv:2003.02389).
 
     epoch: after which the values are noted; 0 is before training. One copy of the parameters and
         buffers is held from then on, and the masks of tensors that had cut weights by then.
 
-    Optimizers keep what they remember of the later weights.
+    Optimizers keep their state, such as momentum.
     """
 
     def __init__(self, model: nn.Module, masks: Masks, epoch: int):
@@ -28,8 +28,8 @@ class WeightRewind:
 
     def note(self, epoch: int) -> None:
         """To be called after every epoch, before its cut, and with 0 before the first: copies the
-        values if it is the one. The first call of that epoch counts, as a run that goes on from a
-        checkpoint may come by once more after the cut."""
+        values if it is the epoch to note. Only its first call counts, as a run that is resumed from
+        a checkpoint may call it again after the cut."""
         if epoch != self.epoch or self._parameters:
             return
         self._parameters = {n: p.detach().clone() for n, p in self._model.named_parameters()}
@@ -41,7 +41,7 @@ class WeightRewind:
     @torch.no_grad()
     def rewind_(self) -> None:
         """Gives every parameter and buffer the value that was noted, in place. Weights that are cut
-        now stay 0.0; those that were cut when it was noted and live now stay as they are.
+        now stay 0.0; weights that were cut then and live now keep their present values.
         RuntimeError if nothing was noted."""
         if not self._parameters:
             raise RuntimeError(f"the weights of epoch {self.epoch} were not noted")
@@ -75,16 +75,15 @@ class WeightRewind:
         }
 
     def load_state_dict(self, state: dict[str, Any], model: nn.Module | None = None) -> None:
-        """Takes over what ``state_dict`` gave, its epoch too; its tensors may be on another
-        device."""
+        """Restores a ``state_dict``, with its epoch; its tensors may be on another device."""
         self.epoch = state["epoch"]
         self._parameters = dict(state["parameters"])
         self._buffers, self._alive = dict(state["buffers"]), dict(state["alive"])
 
     @torch.no_grad()
     def _attached(self) -> dict[str, Tensor]:
-        """Where biases and norms live that go with channels of which some are cut."""
-        # An element that is 0 need not be held there, so the masks are asked what becomes of a 1.
+        """Masks of the biases and norms that belong to channels of which some are cut."""
+        # An element can be 0 without being cut, so each is set to 1 to see which the masks zero.
         found = {}
         for name, parameter in self._model.named_parameters():
             if name in self._masks or parameter.dim() != 1:

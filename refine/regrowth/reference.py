@@ -1,4 +1,4 @@
-"""What was the network before it was pruned, or less pruned?"""
+"""What was the network when it was denser?"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from refine.sparsity.masks import Masks
 
 
 class Denser(Protocol):
-    """Knows a less sparse network: a ``Reference``, or a cache of what was cut."""
+    """Gives a less sparse network: a ``Reference``, or a cache of what was cut."""
 
     def denser(self, model: nn.Module, masks: Masks) -> "Reference":
         """That network, given the present one."""
@@ -42,7 +42,7 @@ class Reference:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], names: Iterable[str]) -> "Reference":
-        """What ``tensors``, a network's saved state, holds; a weight lived if it is not zero.
+        """The reference in ``tensors``, a network's saved state; a weight lived if it is not zero.
         ValueError if one of the prunable ``names`` is not there."""
         wanted = list(names)
         if missing := [name for name in wanted if name not in tensors]:

@@ -1,4 +1,4 @@
-"""Which cut weights live again after a cut, and from which values?
+"""Which cut weights grow back after a cut, and with which values?
 
 Score, allocation and initial value are plain functions; ``Regrowth`` holds the choice of them.
 """
@@ -29,7 +29,7 @@ from refine.sparsity.shrink import Smaller
 
 @dataclass(frozen=True)
 class Regrown:
-    """What came back: ``counts`` of every prunable tensor, and of those that got any, the
+    """The regrown weights: ``counts`` of every prunable tensor, and of those that got any, the
     ``marked`` positions and their ``values`` in the order of the index."""
 
     counts: dict[str, int]
@@ -39,13 +39,13 @@ class Regrown:
 
 @dataclass
 class Regrowth:
-    """Lets cut weights live again, after each cut.
+    """Lets cut weights grow back after each cut.
 
-    score, allocation, initial: functions as ``regrowth_score``, ``regrowth_allocation`` and
-        ``initial_value`` have.
-    budget: share of all prunable weights that returns; 0 is no regrowth, at no cost.
+    score, allocation, initial: functions of refine/regrowth/score.py, allocation.py and initial.py,
+        or with the same parameters.
+    budget: share of all prunable weights that grows back; 0 is no regrowth, at no cost.
     target_sparsity: in place of a budget, the share of the prunable weights that stays cut. With
-        neither, as many return as were cut since the last regrowth.
+        neither, as many grow back as were cut since the last regrowth.
     only_epochs: for how many epochs a cycle then trains only the regrown weights.
     reference: the denser network that saliency, reference, greedy and proportional use: a
         ``Reference``, or a ``Cache`` for what cycles have cut; by default the network's own state
@@ -79,7 +79,7 @@ class Regrowth:
 
     @property
     def active(self) -> bool:
-        """Whether anything ever returns."""
+        """Whether anything ever grows back."""
         return self.budget != 0
 
     @property
@@ -93,8 +93,9 @@ class Regrowth:
     def note_cut(
         self, cycle: int, model: nn.Module, masks: Masks, marked: Mapping[str, Tensor]
     ) -> None:
-        """Called just before ``masks.cut_(marked)``: remembers what the tensors lose, the values if
-        weights return with them, and before the first cut the network, if that is to be used."""
+        """Called just before ``masks.cut_(marked)``: records how many weights the tensors
+        lose, their values if regrowth uses them, and before the first cut the network if it
+        does."""
         if self.by_reference and self.reference is None and self._first is None:
             self._first = Reference.of(model, masks)
         weights = masks.weights()
@@ -106,7 +107,7 @@ class Regrowth:
                 self._stale[name] = torch.where(going.to(before.device), weights[name], before)
 
     def count(self, masks: Masks) -> int:
-        """How many weights return now."""
+        """How many weights grow back now."""
         dead = masks.prunable - masks.surviving
         if self.target_sparsity is not None:  # Fraction: 0.29 of 100 is 29, not 28.999...
             stays = Fraction(str(self.target_sparsity)) * masks.prunable
@@ -124,11 +125,11 @@ class Regrowth:
         reward: Callable[[Regrown], float] | None = None,
         count: int | None = None,
     ) -> Regrown:
-        """Scores the cut weights, allocates, chooses, and lets the chosen live.
+        """Scores the cut weights, allocates, and lets the chosen ones live again.
 
         batches: (inputs, targets) on the model's device, iterable more than once, for scores and
-            feature maps. reward: for a learned allocation, how good the network would be with this
-            regrown, on validation data; it measures a copy. count: in place of
+            feature maps. reward: for a learned allocation, the accuracy on validation data of a
+            copy with these weights regrown. count: in place of
             ``self.count(masks)``. ValueError if one is missing that the settings need; then the
             weights stay as they are.
         """
@@ -149,7 +150,7 @@ class Regrowth:
         def trial(counts: Mapping[str, int]) -> float:
             if reward is None:
                 raise ValueError("this allocation learns from a reward")
-            draws = self.generator.clone_state()  # each trial draws what the regrowth will
+            draws = self.generator.clone_state()  # each trial has the random draws of the regrowth
             regrown = self._regrown(weights, alive, scores, counts, reference, draws)
             with without_trace(model, training=model.training):  # a reward trains, and draws
                 return reward(regrown)
@@ -194,10 +195,10 @@ class Regrowth:
         return self.reference.denser(model, masks)
 
     def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
-        """Nothing: channels that have left do not grow back."""
+        """Does nothing: channels that were taken out do not grow back."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator and what was noted of cuts, as tensors and numbers."""
+        """The generator and the record of cuts, as tensors and numbers."""
         return {
             "generator": self.generator.get_state(),
             "lost": dict(self._lost),
@@ -206,7 +207,7 @@ class Regrowth:
         }
 
     def load_state_dict(self, state: dict[str, Any], model: nn.Module | None = None) -> None:
-        """Brings it to a ``state_dict``."""
+        """Restores a ``state_dict``."""
         self.generator.set_state(state["generator"])
         self._lost, self._stale = dict(state["lost"]), dict(state["stale"])
         self._first = Reference(**state["first"]) if state["first"] else None

@@ -1,7 +1,7 @@
 """What pulls channels towards zero while a network trains, so that they can go (sparse training)?
 
-``kinds`` has the penalties as functions, ``weights`` what they pull at, ``regularizer`` the part
-that stands between backward and step.
+``penalties`` has the penalties as functions, ``weights`` what they pull at, ``regularizer`` the
+part that stands between backward and step.
 """
 
 from refine.regularization.penalties import bn_scale, group_norm, growing_reg, l1, none

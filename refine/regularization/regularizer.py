@@ -1,4 +1,4 @@
-"""Who adds a sparsity-inducing penalty to the gradients of a training step?"""
+"""How is a penalty that makes weights small added to the gradients of a training step?"""
 
 from collections.abc import Iterable
 from math import isfinite
@@ -29,25 +29,25 @@ class Regularizer:
     """Adds the gradient of a penalty of ``kind``, a function of refine.regularization.penalties, to
     the gradients of a step.
 
-    It takes two lines in a loop, and a third after channels were taken out::
+    Two lines in a training loop, and a third after channels were taken out::
 
         regularizer = Regularizer(group_norm, images)
         regularizer.begin_epoch(epoch, steps)  # epoch: 1, 2, …
         regularizer.add_gradients_(model)  # after backward (and unscaling), before clip and step
         regularizer.shrunk_(model, smaller)
 
-    example: inputs that the network takes, (N, ...), of which one is used to find the channels;
-        ``none`` and ``l1`` need no channels.
-    strength: by default what was published for the kind; see ``STRENGTHS``.
-    growth: by how much ``growing_reg`` raises the strength an epoch, where it does most, from the
-        second epoch that it acts in.
+    example: inputs of the network, (N, ...); the first is used to find the channels. ``none`` and
+        ``l1`` need no channels.
+    strength: by default the published one; see ``STRENGTHS``.
+    growth: by how much, at most, ``growing_reg`` raises the strength in an epoch, from the second
+        epoch that it acts in.
     warmup: over how many epochs the strength rises from 0, linearly.
     start, stop: it acts in the epochs start + 1, …, stop.
-    protected: names of layers or tensors whose outputs are not pulled at, nor, by ``l1``, their
-        weights. The network's answers never are, but by ``l1``.
+    protected: names of layers or tensors whose output channels (with ``l1``, whose weights) are not
+        pulled at. Channels of the network's outputs never are, except by ``l1``.
 
     Channels are found at the first step that needs them, or by ``prepare``. ValueError where the
-    kind finds nothing to act on, or torch-pruning, which finds channels, is not installed.
+    penalty finds nothing to act on, or torch-pruning, which finds channels, is not installed.
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class Regularizer:
         self._example = None if example is None else example[:1].detach().clone()
         self._protected = frozenset(protected)
         self._epoch, self._steps, self._step = 0, 1, 0
-        self._grown_epoch = 0  # whose growth was added last
+        self._grown_epoch = 0  # the last epoch whose growth was added
         self._weights: Weights | None = None
-        # Of growing_reg: the strengths by root layer, and all of them as the weights have them.
+        # For growing_reg: the strengths by root layer, and all of them in the order of the weights.
         self._strengths: dict[str, Tensor] = {}
         self._roots: dict[str, tuple[int, int]] = {}
         self._flat: Tensor | None = None
@@ -101,13 +101,13 @@ class Regularizer:
         return min(1.0, epochs / self.warmup)
 
     def begin_epoch(self, epoch: int, steps: int = 1) -> None:
-        """Epoch 1, 2, … of ``steps`` training steps begins. If ``steps`` is left out, the warm-up
-        rises by epochs, and its first has a share of it."""
+        """Epoch 1, 2, … of ``steps`` training steps begins. Without ``steps`` the warm-up rises
+        once an epoch, from the first on."""
         self._epoch, self._steps, self._step = epoch, max(1, steps), 0
 
     def prepare(self, model: nn.Module) -> None:
-        """Finds what to act on in ``model`` now rather than at the first step; the model stays as
-        it is."""
+        """Finds the weights to act on now rather than at the first step; ``model`` is not
+        changed."""
         if self.kind is not none:
             self._found(model)
 
@@ -143,7 +143,7 @@ class Regularizer:
     @torch.no_grad()
     def add_gradients_(self, model: nn.Module) -> None:
         """Adds the penalty's gradient. Frozen parameters, those without a gradient and those with a
-        sparse one are left out. RuntimeError if the network has other widths than it had."""
+        sparse one are left out. RuntimeError if the network's widths have changed."""
         self._step += 1
         if not self.active:
             return
@@ -165,14 +165,14 @@ class Regularizer:
         self.kind(parameters, weights, strengths * self.share)
 
     def forget(self) -> None:
-        """To be called when the network has become another, of other widths: its channels are found
-        anew, and their strengths begin anew."""
+        """To be called when the network was replaced by one of other widths: channels are found
+        again, and their strengths start again."""
         self._weights = self._flat = None
         self._strengths, self._roots = {}, {}
 
     def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
         """Called when ``model`` has become ``smaller``: channels that stay keep their strengths,
-        and the model's channels are found anew at the next step."""
+        and the model's channels are found again at the next step."""
         for root, strengths in self._strengths.items():
             positions = smaller.positions.get(f"{root}.weight".removeprefix("."))
             if positions is not None:
@@ -183,7 +183,7 @@ class Regularizer:
         self._weights = self._flat = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is, and what strengths have grown, to be saved; not a copy."""
+        """Its position in training and the grown strengths, to be saved; not a copy."""
         return {
             "epoch": self._epoch,
             "steps": self._steps,
@@ -194,7 +194,7 @@ class Regularizer:
         }
 
     def load_state_dict(self, state: dict[str, Any], model: nn.Module | None = None) -> None:
-        """Continues from a ``state_dict``; the network has the widths that it had there."""
+        """Restores a ``state_dict``; the network must have the widths that it had then."""
         self._epoch, self._steps, self._step = state["epoch"], state["steps"], state["step"]
         self._grown_epoch = state["grown_epoch"]
         self._strengths = {root: each.cpu() for root, each in state["strengths"].items()}

@@ -1,4 +1,4 @@
-"""What do schedules share: what the run supplies, their settings, and how they count?"""
+"""What do all schedules have: values from the run, common settings, ways to count?"""
 
 from dataclasses import dataclass
 from math import floor
@@ -7,8 +7,8 @@ from typing import ClassVar, Protocol
 from refine.errors import FieldError
 from refine.setting import setting
 
-UNITS = {"epoch": "cycles are due after epochs", "step": "after training steps"}
-SHARES = {"survivors": "of the weights that live", "all": "of all that could ever be cut"}
+UNITS = {"epoch": "cycles are due after epochs", "step": "cycles are due after training steps"}
+SHARES = {"survivors": "of the surviving weights", "all": "of all prunable weights"}
 
 
 class Schedule(Protocol):
@@ -20,7 +20,7 @@ class Schedule(Protocol):
 
     @property
     def grows(self) -> bool:
-        """Whether its own cycles let weights grow back, and no others do."""
+        """Whether weights grow back only in cycles with a negative share."""
 
     def due(self, at: int, surviving: int) -> float | None:
         """The share of the ``surviving`` weights to cut after the epoch or step, if any."""
@@ -39,23 +39,24 @@ class Given:
     prunable: int = 1
     total: int = 1
 
-    grows: ClassVar[bool] = False  # its own cycles let weights grow back, and no others do
-    needs_regrowth: ClassVar[bool] = False  # cannot do without a regrowth
-    needs_validation: ClassVar[bool] = False  # measures validation accuracy, so data is needed
+    grows: ClassVar[bool] = False  # weights grow back only in cycles with a negative share
+    needs_regrowth: ClassVar[bool] = False  # works only with a regrowth
+    needs_validation: ClassVar[bool] = False  # needs validation images
     to_sparsity: ClassVar[bool] = False  # its settings are shares of all parameters
-    splits_target: ClassVar[bool] = False  # its cycles can share the way to a pruner's target
+    splits_target: ClassVar[bool] = False  # its cycles can reach a pruner's target in parts
     expects_cycles: ClassVar[bool] = True  # a run without one is worth a warning
 
     def to(self, prunable_sparsity: float, surviving: int) -> float | None:
-        """The share that takes ``surviving`` weights to a sparsity of the prunable ones, exactly:
-        half a weight less than their number, as a cut of ratio r takes floor(r (n - 1)) + 1."""
+        """The share that brings ``surviving`` weights to exactly this sparsity of the prunable
+        ones. A cut of ratio r takes floor(r (n - 1)) + 1, so it is the share of half a weight less.
+        """
         gone = surviving - max(1, floor(self.prunable * (1 - prunable_sparsity) + 0.5))
         if gone == 0:
             return None
         return (gone - 0.5) / (surviving - 1) if gone > 0 else gone / surviving
 
     def prunable_sparsity(self, field: str, sparsity: float) -> float:
-        """Of the prunable weights, where ``sparsity``, the value of ``field``, is of all."""
+        """The sparsity of the prunable weights at ``sparsity``, the value of ``field``, of all."""
         share = self.prunable / self.total
         if sparsity >= share:
             problem = f"{sparsity} leaves nothing of the network: {share:.2%} of its parameters "
@@ -70,20 +71,21 @@ class Given:
 class Counted(Given):
     """Counts epochs or steps."""
 
-    by: str = setting("what interval, start, stop and at count", choices=UNITS, default="epoch")
+    by: str = setting("unit of interval, start, stop and at", choices=UNITS, default="epoch")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranged(Counted):
-    """Comes no earlier than ``start`` and no later than ``stop``."""
+    """Has no cycle before ``start`` or after ``stop``."""
 
     start: int | None = setting(
-        "after which the first cycle comes, 0: before training; null: interval",
+        "epoch (or step) after which the first cycle comes; 0: before training; null: interval",
         at_least=0, default=None,
     )  # fmt: skip
     stop: int | None = setting(
-        "last that a cycle may follow; null: the last but one of the run", at_least=0, default=None
-    )
+        "last epoch (or step) that a cycle may follow; null: the last but one of the run",
+        at_least=0, default=None,
+    )  # fmt: skip
 
     @property
     def last(self) -> int:
@@ -134,14 +136,14 @@ class ToSparsity(Given):
 
     to_sparsity: ClassVar[bool] = True
     target_sparsity: float = setting(
-        "share of all parameters that is cut in the end", above=0, below=1
+        "share of all parameters that is cut at the end", above=0, below=1
     )
 
     def __post_init__(self) -> None:
         self.target()
 
     def target(self) -> float:
-        """``target_sparsity``, of the prunable weights."""
+        """``target_sparsity`` as a share of the prunable weights."""
         return self.prunable_sparsity("target_sparsity", self.target_sparsity)
 
 
@@ -150,7 +152,7 @@ class FromSparsity(ToSparsity):
     """Begins at ``initial_sparsity``, and takes the larger steps first."""
 
     initial_sparsity: float = setting(
-        "share of all parameters at which it begins", at_least=0, below=1, default=0.0
+        "share of all parameters that is cut at the beginning", at_least=0, below=1, default=0.0
     )
 
     def __post_init__(self) -> None:
@@ -158,8 +160,8 @@ class FromSparsity(ToSparsity):
         self.prunable_sparsity("initial_sparsity", self.initial_sparsity)
 
     def sparsity(self, progress: float) -> float:
-        """Of the prunable weights, when ``progress`` of the way to the target is done; fast at
-        first (Zhu & Gupta 2017, arXiv:1710.01878)."""
+        """The sparsity of the prunable weights after ``progress`` (0 to 1) of the way to the
+        target; it rises fast at first (Zhu & Gupta 2017, arXiv:1710.01878)."""
         begin = self.prunable_sparsity("initial_sparsity", self.initial_sparsity)
         end = self.target()
         return end + (begin - end) * (1 - progress) ** 3

@@ -42,14 +42,17 @@ class Periodic(OfShare, Spaced):
 
 @dataclass(frozen=True, kw_only=True)
 class OneShot(OfShare, Ranged):
-    """One cycle, after start, by default half-way through the run: to target_sparsity, or without
-    one as much as ``cycles_at_once`` cycles of ratio would have cut."""
+    """One cycle after start, by default half-way through the run. It cuts to target_sparsity, or
+    without one as much as ``cycles_at_once`` cycles of ratio would."""
 
     splits_target: ClassVar[bool] = True
     start: int | None = setting(
-        "after which the cycle comes, 0: before training; null: half-way", at_least=0, default=None
+        "epoch (or step) after which the cycle comes; 0: before training; null: half-way",
+        at_least=0, default=None,
+    )  # fmt: skip
+    cycles_at_once: int = setting(
+        "how many cycles it stands for: cuts as much as they would", at_least=1, default=1
     )
-    cycles_at_once: int = setting("as how many cycles it cuts", at_least=1, default=1)
     target_sparsity: float | None = setting(
         "share of all parameters that is cut; null: as pruner.ratio says",
         above=0, below=1, default=None,
@@ -80,7 +83,7 @@ class Cosine(Spaced):
     that dynamic sparse training exchanges (Evci et al. 2020, arXiv:1911.11134)."""
 
     def due(self, at: int, surviving: int) -> float | None:
-        """The ratio that it has fallen to."""
+        """The ratio at this point of the cosine."""
         if self.number(at) is None:
             return None
         ratio = self.ratio / 2 * (1 + cos(pi * at / (self.last + 1)))
@@ -94,7 +97,7 @@ class Adaptive(OfShare, Spaced):
 
     needs_validation: ClassVar[bool] = True
     tolerance: float = setting(
-        "validation accuracy that it gives up at most", at_least=0, below=1, default=0.01
+        "how much validation accuracy a cut may cost", at_least=0, below=1, default=0.01
     )
 
     def due(self, at: int, surviving: int) -> float | None:

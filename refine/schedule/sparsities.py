@@ -1,4 +1,4 @@
-"""Which schedules lead to a sparsity that is set?"""
+"""Which schedules cut to given sparsities?"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -46,12 +46,12 @@ class Cubic(FromSparsity, Spaced):
 
 @dataclass(frozen=True, kw_only=True)
 class Listed(Counted):
-    """Cycles after the epochs or steps ``at``, each to its one of ``sparsities``."""
+    """A cycle after each epoch or step in ``at``, to its entry in ``sparsities``."""
 
     grows: ClassVar[bool] = True
     to_sparsity: ClassVar[bool] = True
-    at: list[int] = setting("epochs (or steps) of its cycles")
-    sparsities: list[float] = setting("shares of all parameters cut after each of them")
+    at: list[int] = setting("epochs (or steps) after which a cycle comes")
+    sparsities: list[float] = setting("share of all parameters that is cut after each of these")
 
     def __post_init__(self) -> None:
         if not self.at or len(self.at) != len(self.sparsities):
@@ -78,16 +78,18 @@ class Listed(Counted):
 
 @dataclass(frozen=True, kw_only=True)
 class Cyclic(FromSparsity, Spaced):
-    """Every ``period`` cycles go from initial_sparsity to target_sparsity; then all that was cut
-    since grows back at once, but for the last time (Srinivas et al. 2022, arXiv:2202.01290)."""
+    """Every ``period`` cycles go from initial_sparsity to target_sparsity. After each period but
+    the last, all that it cut grows back at once (Srinivas et al. 2022, arXiv:2202.01290)."""
 
     grows: ClassVar[bool] = True
     needs_regrowth: ClassVar[bool] = True
     initial_sparsity: float = setting(
-        "share of all parameters at which it begins, and that it grows back to",
+        "share of all parameters that is cut at the beginning and after growing back",
         at_least=0, below=1, default=0.0,
     )  # fmt: skip
-    period: int = setting("cycles from one growing back to the next", at_least=2, default=5)
+    period: int = setting(
+        "number of cycles in a period, after which weights grow back", at_least=2, default=5
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""How do the cycles of a schedule reach a number that is set, each its part of the way?"""
+"""How do a schedule's cycles together reach a given number of survivors?"""
 
 from dataclasses import dataclass
 from math import ceil
@@ -9,8 +9,8 @@ from refine.schedule.base import Schedule
 
 @dataclass(frozen=True)
 class ToTarget:
-    """The cycles of another schedule, by equal factors to the ``goal`` of what survives, which the
-    last one meets. length: epochs or steps of the run."""
+    """The cycles of another schedule. Each cuts by the same factor, and the last one leaves
+    ``goal`` survivors. length: epochs or steps of the run."""
 
     schedule: Schedule
     goal: int
@@ -19,11 +19,11 @@ class ToTarget:
 
     @property
     def by(self) -> str:
-        """What it counts."""
+        """What ``at`` counts: "epoch" or "step"."""
         return self.schedule.by
 
     def due(self, at: int, surviving: int) -> float | None:
-        """The share that is this cycle's part of the way, if it is due."""
+        """The share that this cycle cuts, if it is due."""
         if self.schedule.due(at, surviving) is None or surviving <= self.goal:
             return None
         later = range(at + 1, self.length + 1)

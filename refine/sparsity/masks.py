@@ -34,10 +34,10 @@ class Masks(Mapping[str, Tensor]):
         for name in names:
             self._find(model, name)
         self._alive = {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names}
-        self.prunable = sum(mask.numel() for mask in self._alive.values())  # also what has left
+        self.prunable = sum(mask.numel() for mask in self._alive.values())  # at first
         self._attached: dict[str, str] = {}  # parameter of output channels: the layer's tensor
-        self._channels: dict[str, Tensor] = {}  # of the attached with cut ones: True where it lives
-        self._holds: dict[str, Hold] = {}  # of tensors with cut weights: these at 0.0
+        self._channels: dict[str, Tensor] = {}  # masks of attached ones with cut elements
+        self._holds: dict[str, Hold] = {}  # by tensors with cut weights
 
     def __getitem__(self, name: str) -> Tensor:
         return self._alive[name]
@@ -59,7 +59,7 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def masked(self) -> int:
-        """How many are there and held at 0."""
+        """How many prunable weights of the present network are held at 0."""
         return sum(mask.numel() - survivors(mask) for mask in self._alive.values())
 
     @property
@@ -69,7 +69,7 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def attached(self) -> Mapping[str, str]:
-        """The parameters that go with output channels, each with the tensor whose these are."""
+        """The parameters that are cut with output channels, each with the channels' tensor."""
         return self._attached
 
     def lives(self, name: str) -> Tensor:
@@ -79,7 +79,7 @@ class Masks(Mapping[str, Tensor]):
         return self._channels[name].to(parameter.device) if name in self._channels else ones
 
     def going_with(self, marked: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, nn.Parameter]]:
-        """The attached parameters of which elements go if the ``marked`` weights do, and which."""
+        """The attached parameters that lose elements with the ``marked`` weights, and which."""
         found = {}
         for parameter, name in self._attached.items():
             if name in marked:
@@ -91,10 +91,10 @@ class Masks(Mapping[str, Tensor]):
         return found
 
     def attach(self, model: nn.Module, name: str, parameters: Iterable[str]) -> None:
-        """From now on ``parameters`` (a bias, a norm's weight and bias) go with the output channels
-        of the tensor ``name``: an element is held at 0.0 when the last weight of its channel is
-        cut. They count neither as prunable nor as surviving. ValueError unless each has an element
-        for every output channel.
+        """From now on ``parameters`` (a bias, a norm's weight and bias) are cut with the output
+        channels of the tensor ``name``: an element is held at 0.0 when the last weight of its
+        channel is cut. They count neither as prunable nor as surviving. ValueError unless each has
+        an element for every output channel.
         """
         known = dict(model.named_parameters())
         channels = len(by_output(self._owner(name), self._alive[name]))
@@ -136,8 +136,8 @@ class Masks(Mapping[str, Tensor]):
         of one dimension in the order of the index. ValueError if one lives already, or there is
         not a value for each; then all stay as they are.
 
-        Elements of attached parameters can be marked too: those whose channel lives then get their
-        values. What optimizers remember of them is 0, as it was kept so while they were cut.
+        Elements of attached parameters can be marked too; they get their values if their channel
+        lives again. Their optimizer state is 0, as it was held there while they were cut.
         """
         weights = self.weights()
         along = {name: coming for name, coming in marked.items() if name in self._attached}
@@ -163,8 +163,7 @@ class Masks(Mapping[str, Tensor]):
             parameter[back] = own[back]
 
     def load_(self, alive: Mapping[str, Tensor]) -> None:
-        """Makes exactly the weights live that ``alive`` marks; those that lived before have their
-        values still, others are what they are."""
+        """Makes exactly those weights live that ``alive`` marks. Their values do not change."""
         for name, mask in self._alive.items():
             self._alive[name] = alive[name].to(mask.device)
         self._holds.clear()
@@ -188,8 +187,8 @@ class Masks(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def zero_cut_(self, among: Collection[int] | None = None) -> None:
-        """Sets every cut weight to exactly 0.0, in place; ``among`` restricts it to parameters of
-        these ids."""
+        """Sets every cut weight to exactly 0.0, in place; ``among`` restricts it to the
+        parameters with these ids."""
         for weight, hold in self._with_cuts(among):
             hold.hold_(weight)
 
@@ -203,7 +202,7 @@ class Masks(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def zero_moments_(self, optimizer: torch.optim.Optimizer) -> None:
-        """Sets what ``optimizer`` remembers of every cut weight (momentum, Adam's moments) to 0."""
+        """Sets the state of ``optimizer`` for every cut weight (momentum, Adam's moments) to 0."""
         for name in self._holds:
             mask = (self._alive | self._channels)[name]
             for moment in optimizer.state.get(self._parameter(name), {}).values():

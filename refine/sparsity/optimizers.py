@@ -46,17 +46,16 @@ def watch(model: nn.Module, prunable: Iterable[str] | None = None) -> "Optimizer
 class OptimizerWatch:
     """Follows every step of every torch optimizer that trains a parameter of a network.
 
-    torch calls global hooks around each ``Optimizer.step``. Before it the gradients of cut weights
-    are cleared, so that their moments stay 0 and they take no part in what an optimizer makes of a
-    whole tensor; after it the cut weights are, whatever the optimizer did. Nobody hands the
-    optimizer over. Only weights that this optimizer trains are touched: others may be waiting for
-    their own backward pass.
+    torch calls global hooks around each ``Optimizer.step``. Before it, the gradients of cut weights
+    are set to 0, so that their moments stay 0 and they do not affect what an optimizer computes
+    from a whole tensor. After it, the cut weights are set to 0. No optimizer has to be passed. Only
+    weights that this optimizer trains are changed: others may wait for their own backward pass.
 
     observers: called before each step as ``(weights, scale)``, with those prunable weights, by
-    name, that the optimizer trains, their gradients still whole, and with what these are multiplied
-    by: None for nothing, not finite if they overflowed and the step will be skipped. Steps with a
-    closure are not shown: their gradients do not exist yet. ``follow`` adds those that are shown
-    the network after each step.
+    name, that the optimizer trains, their gradients still complete, and with the factor of these:
+    None for 1, not finite if they overflowed and the step will be skipped. They are not called for
+    steps with a closure, whose gradients do not exist yet. ``follow`` adds functions that are
+    called with the network after each step.
     """
 
     def __init__(self, model: nn.Module, masks: Masks):
@@ -68,9 +67,9 @@ class OptimizerWatch:
         self._freeze: Freeze | None = None
         self._frozen_epochs = 0  # epochs for which the freeze still holds
         self._followers: list[weakref.WeakMethod[Callable[[nn.Module], None]]] = []
-        # Of a parameter its changes, the oldest first.
+        # The changes of a parameter, the oldest first.
         self._shrunk: MutableMapping[Tensor, list[Change]] = WeakTensorKeyDictionary()
-        self.at_first, self.version = shapes(model), 0  # of its tensors; how often they changed
+        self.at_first, self.version = shapes(model), 0  # shapes at first; number of changes
 
     def follow(self, method: Callable[[nn.Module], None]) -> None:
         """From now on ``method`` is called with the network after every step of any of its
@@ -78,9 +77,9 @@ class OptimizerWatch:
         self._followers.append(weakref.WeakMethod(method))
 
     def train_only_(self, free: Mapping[str, Tensor], epochs: int = 0) -> None:
-        """From now on only the weights that ``free`` marks, by parameter name, train: all others
-        have their present values after every step, until ``train_all_``, or for that many
-        ``epochs``. Nothing marked is ``train_all_``."""
+        """From now on only the weights that ``free`` marks, by parameter name, train. All others
+        keep their present values until ``train_all_``, or for ``epochs`` epochs. If nothing is
+        marked, all train."""
         model = self._model()
         self._freeze = Freeze(model, free) if free and model is not None else None
         self._frozen_epochs = epochs
@@ -90,23 +89,23 @@ class OptimizerWatch:
         self._freeze = None
 
     def freeze_anew_(self) -> None:
-        """To be called where weights were changed on purpose: those that do not train keep the
-        values that they have now."""
+        """To be called after weights were changed on purpose: those that do not train then keep
+        their present values."""
         self.train_only_(self.frozen()["free"], self._frozen_epochs)
 
     def begin_epoch(self) -> None:
-        """To be called where an epoch begins, for a ``train_only_`` that ends after some."""
+        """To be called when an epoch begins: a ``train_only_`` may end."""
         if self._frozen_epochs == 0:
             self.train_all_()
         self._frozen_epochs -= 1
 
     def frozen(self) -> dict[str, Any]:
-        """What of the weights trains, and for how long: the arguments of ``train_only_``."""
+        """Which weights train, and for how long: the arguments of ``train_only_``."""
         free = dict(self._freeze.free) if self._freeze else {}
         return {"free": free, "epochs": self._frozen_epochs}
 
     def know(self, optimizer: Optimizer) -> None:
-        """Takes ``optimizer`` for one that has stepped, such as before this process began."""
+        """Treats ``optimizer`` as one that has stepped, such as before this process began."""
         if optimizer not in self.alive():
             self._seen.append(weakref.ref(optimizer))
 
@@ -115,8 +114,8 @@ class OptimizerWatch:
         return [found for ref in reversed(self._seen) if (found := ref()) is not None]
 
     def trainers(self) -> list[Optimizer]:
-        """Of these, the latest for each parameter: an optimizer that another one has succeeded on
-        some of its parameters is left out."""
+        """The latest of these for each parameter: an optimizer is left out if a later one has
+        stepped any of its parameters."""
         chosen: list[Optimizer] = []
         covered: set[int] = set()
         for optimizer in self.alive():
@@ -127,8 +126,8 @@ class OptimizerWatch:
         return chosen
 
     def fit_(self, shrunk: Shrunk) -> None:
-        """To be called when parameters have other shapes: what the optimizers remember of them
-        follows, at once, or before the first step of one that has not been seen yet."""
+        """To be called when parameters have got other shapes: the state of the optimizers follows
+        at once, or before the first step of one that has not been seen yet."""
         self.version += 1
         for parameter, change in shrunk.items():
             self._shrunk[parameter] = [*self._shrunk.get(parameter, []), change]
@@ -136,13 +135,13 @@ class OptimizerWatch:
             fit_(optimizer, {parameter: [change] for parameter, change in shrunk.items()})
 
     def zero_moments_(self) -> None:
-        """Clears what the optimizers remember of the weights that are cut."""
+        """Sets the optimizers' state for cut weights to 0."""
         for optimizer in self.alive():
             self.masks.zero_moments_(optimizer)
 
     def before(self, optimizer: Optimizer, has_closure: bool = False) -> None:
-        """Notes that ``optimizer`` is about to step, shows the observers its weights, and clears
-        their gradients where they are cut."""
+        """Records that ``optimizer`` is about to step, calls the observers, and sets the gradients
+        of cut weights to 0."""
         mine = _parameters(optimizer)
         if not self._seen or self._seen[-1]() is not optimizer:
             if not self._trains(optimizer, mine):
@@ -150,7 +149,7 @@ class OptimizerWatch:
             known = optimizer in self.alive()
             self._seen = [ref for ref in self._seen if ref() not in (None, optimizer)]
             self._seen.append(weakref.ref(optimizer))
-            if not known:  # it may remember gradients from before the cut
+            if not known:  # its state may be from before the cut
                 fit_(optimizer, self._changes_of(optimizer))
                 self.masks.zero_moments_(optimizer)
         if self.observers and not has_closure:
@@ -168,7 +167,7 @@ class OptimizerWatch:
             if self._freeze and (model := self._model()) is not None:
                 self._freeze.restore_(model, _parameters(optimizer))
             self.masks.zero_cut_(_parameters(optimizer))
-            if had_closure:  # which made new gradients, after they were cleared
+            if had_closure:  # it computed gradients after these were set to 0
                 self.masks.zero_moments_(optimizer)
             self._followers = [method for method in self._followers if method() is not None]
             if self._followers and (model := self._model()) is not None:

@@ -1,7 +1,7 @@
 """Which are the lowest, or the highest, of very many scores?
 
-Exact, without sorting them: a sample tells between which scores the threshold almost surely lies,
-and only the scores there are ranked. A sample that misleads costs time, never the exact result.
+Exact, without sorting all: a sample shows between which scores the threshold almost surely lies,
+and only the scores there are ranked. If the sample misleads, it costs time only.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,15 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Part = tuple[Tensor, Tensor]  # scores, and where they take part
-FEW = 1 << 16  # so many are ranked whole
+Part = tuple[Tensor, Tensor]  # scores, and a mask of those that count
+FEW = 1 << 16  # up to this many are ranked whole
 SAMPLE = 1 << 16  # scores that ``highest`` looks at to guess where the threshold lies
 NAN = "a score is NaN; the weights or the gradients are no longer finite"
 
 
 class Threshold(NamedTuple):
-    """The ``count`` lowest are those below ``value``, and of the equal ones the first; ``below``
-    and ``equal`` are how many of each part."""
+    """The ``count`` lowest scores are those below ``value`` and the first of those equal to it.
+    ``below`` and ``equal`` count both in each part."""
 
     value: float
     below: list[int]
@@ -61,7 +61,7 @@ def highest(
     """Marks the ``count`` highest of all the scores at ``dead`` positions; equal ones in the order
     of ``dead`` and of their index.
 
-    scores, dead: tensors of one shape by name. ``dead`` is boolean and decides which names compete.
+    scores, dead: tensors of one shape by name. ``dead`` is boolean; only its names are ranked.
     ValueError where a score is missing or NaN or has another shape, or too few are dead.
 
     It takes a quarter of the time that ``lowest`` of the negated scores would.
@@ -70,7 +70,7 @@ def highest(
         if name not in scores or scores[name].shape != where.shape:
             raise ValueError(f"the scores do not fit the prunable tensor {name}")
         score = scores[name]
-        # max() tells of a NaN without a pass that writes; most often there is none.
+        # max() shows a NaN without writing a tensor; usually there is none.
         if score.numel() and bool(score.max().isnan()) and bool(score[where].isnan().any()):
             raise ValueError(NAN)
     total = sum(survivors(where) for where in dead.values())
@@ -102,8 +102,8 @@ def highest(
 
 
 def below_highest(parts: Sequence[Part], share: float) -> float | None:
-    """A score that the highest ``share`` almost surely exceeds, and few others; None if a sample
-    cannot tell."""
+    """A score that the highest ``share`` almost surely exceeds, and few others; None if the sample
+    is too small."""
     every = max(1, sum(len(where) for _, where in parts) // SAMPLE) | 1
     taken = torch.cat([scores[::every][where[::every]] for scores, where in parts])
     expected = share * len(taken)
@@ -112,9 +112,9 @@ def below_highest(parts: Sequence[Part], share: float) -> float | None:
 
 
 def threshold(parts: Sequence[Part], count: int) -> Threshold:
-    """Where the ``count`` lowest (at least 1) of all scores that take part end; none is NaN.
+    """The threshold of the ``count`` lowest (at least 1) of all scores that count; none is NaN.
 
-    ValueError if fewer take part.
+    ValueError if there are fewer.
     """
     total = sum(survivors(alive) for _, alive in parts)
     if count > total:
@@ -158,29 +158,29 @@ def bracket(
 
 
 def stride(total: int) -> int:
-    """How far apart the scores of a sample are. Of ``total`` it then has about 4 total^(2/3), which
-    is also how many scores a bracket of 4 standard deviations to each side holds.
+    """The distance between the scores of a sample. The sample then has about 4 total^(2/3) scores,
+    and so does a bracket of 4 standard deviations to each side.
 
-    It is odd, so that it keeps no step with kernels and channels, and takes no random numbers.
+    It is odd, so that it does not align with kernels and channels, and needs no random numbers.
     """
     return int(total ** (1 / 3) / 4) | 1
 
 
 def sample(scores: Tensor, alive: Tensor, every: int, dtype: torch.dtype) -> Tensor:
-    """Every ``every``-th of the scores, of those the ones that take part."""
+    """Those of every ``every``-th score that count."""
     taken = scores.reshape(-1)[::every].to(dtype)
     return taken[alive.reshape(-1)[::every].to(taken.device)]
 
 
 def living(scores: Tensor, alive: Tensor, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
-    """The scores in the order of their index, NaN where they take no part: no comparison is true
-    of it. They come in pieces that fit into a processor's cache; a GPU takes them whole."""
+    """The scores in the order of their index, NaN where they do not count, so that no comparison
+    is true there. They come in pieces that fit into a processor's cache, or whole on a GPU."""
     for piece, mask in pieces(scores, alive, dtype):
         yield piece if mask is None else nan_where(~mask, piece)
 
 
 def ends(scores: Tensor, alive: Tensor) -> tuple[float, float]:
-    """The lowest and the highest of 0 and the scores that take part; ValueError if one is NaN."""
+    """The lowest and the highest of 0 and the scores that count; ValueError if one is NaN."""
     found = [
         torch.stack((piece if mask is None else zero_where(~mask, piece)).aminmax())
         for piece, mask in pieces(scores, alive)
@@ -194,7 +194,7 @@ def ends(scores: Tensor, alive: Tensor) -> tuple[float, float]:
 def pieces(
     scores: Tensor, alive: Tensor, dtype: torch.dtype | None = None
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Scores in pieces, and where they take part; None for everywhere."""
+    """Scores in pieces, each with a mask of those that count; None for all."""
     dtype = dtype or torch.promote_types(scores.dtype, torch.float32)
     flat, where = scores.reshape(-1), alive.to(scores.device).reshape(-1)
     size = 1 << 18 if scores.device.type == "cpu" else max(1, len(flat))
@@ -233,13 +233,13 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def survivors(alive: Tensor) -> int:
-    """How many take part; three times faster than ``sum`` or more."""
+    """How many are True; at least three times faster than ``sum``."""
     return int(alive.count_nonzero())
 
 
 def prefix_with(mask: Tensor, count: int) -> int:
     """The length of the shortest start of a flat ``mask`` that holds ``count`` True."""
-    start, end = 0, len(mask)  # mask[:end] holds enough, mask[:start] lacks ``count``
+    start, end = 0, len(mask)  # mask[:end] has enough; after mask[:start], ``count`` are missing
     while end - start > 1:
         middle = (start + end) // 2
         half = survivors(mask[start:middle])

@@ -1,7 +1,7 @@
-"""How does a network become physically smaller, and what belongs to its tensors along with it?
+"""How does a network become physically smaller, with the state that belongs to its tensors?
 
-A tensor of the smaller network is some of the elements of the larger one's. ``Smaller`` says which;
-what has a tensor of the same shape (an optimizer's moments, a mask, an average) takes the same.
+A tensor of the smaller network has some of the elements of the larger one's; ``Smaller`` says
+which. Tensors of the same shape (an optimizer's moments, a mask, an average) keep the same ones.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +14,8 @@ from torch.optim import LBFGS, Optimizer
 
 
 class Change(NamedTuple):
-    """What was done to a parameter: the shape that it had, and which of its elements, as positions
-    in the shape that it has now, are left; None where all are new."""
+    """How a parameter has changed: its old shape, and the positions of its present elements in it;
+    None if all elements are new."""
 
     shape: torch.Size
     positions: Tensor | None
@@ -33,8 +33,8 @@ class Smaller:
 
     @classmethod
     def without(cls, model: nn.Module, gone: Mapping[str, Mapping[int, Tensor]]) -> "Smaller":
-        """Of ``model`` less the indices ``gone[name][dimension]``; where all of them go, ValueError
-        with the tensor's name."""
+        """``model`` without the indices ``gone[name][dimension]``; ValueError if nothing of a
+        tensor would be left."""
         tensors = {name: tensor for name, tensor, _ in named_tensors(model)}
         positions = {}
         for name, by_dimension in gone.items():
@@ -65,36 +65,36 @@ class Smaller:
 
 
 class Follower(Protocol):
-    """A part that remembers something of a network between its cycles: it becomes smaller with the
-    network, and is saved and restored with it."""
+    """A part with state about a network between its cycles. It becomes smaller with the network,
+    and is saved and restored with it."""
 
     def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
-        """Called when ``model`` has become ``smaller``: what is remembered of it follows."""
+        """Called when ``model`` has become ``smaller``: the state follows."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the part remembers, as tensors, numbers and text; not a copy."""
+        """The state as tensors, numbers and text; not a copy."""
 
     def load_state_dict(self, state: dict[str, Any], model: nn.Module) -> None:
-        """Continues from a ``state_dict``; the weights of ``model`` are already as they were."""
+        """Restores a ``state_dict``; the weights of ``model`` are restored before."""
 
 
 def smaller_(model: nn.Module, smaller: Smaller) -> Shrunk:
     """Makes ``model`` smaller, in place: parameters and buffers stay the same objects and lose
     elements, their gradients with them. Layers' widths, such as ``out_channels``, are set to fit.
-    What was done to each parameter is returned, for ``fit_``."""
+    Returns the changes of the parameters, for ``fit_``."""
     found = {name: (tensor, smaller.positions.get(name)) for name, tensor, _ in each_tensor(model)}
     return _set_(model, {n: (_taken(t, p), p) for n, (t, p) in found.items() if p is not None})
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter and buffer, by name: with the code of the network this is all
-    that a smaller one of it needs to be built again."""
+    """The shape of every parameter and buffer, by name. With the network's code, these are enough
+    to build a smaller one again."""
     return {name: tuple(tensor.shape) for name, tensor, _ in named_tensors(model)}
 
 
 def reshape_(model: nn.Module, wanted: Mapping[str, Sequence[int]]) -> Shrunk:
     """Gives ``model`` tensors of the ``wanted`` shapes, by name, larger or smaller, in place; those
-    that change are zeros, to be loaded. What is not named stays. ValueError if they are of another
+    that change become zeros, to be loaded. Others stay. ValueError if the shapes do not fit this
     network."""
     found: dict[str, tuple[Tensor, Tensor | None]] = {}
     for name, tensor, _ in named_tensors(model):
@@ -109,16 +109,16 @@ def reshape_(model: nn.Module, wanted: Mapping[str, Sequence[int]]) -> Shrunk:
 
 
 def fit_(optimizer: Optimizer, shrunk: Mapping[Tensor, Sequence[Change]]) -> None:
-    """Makes what ``optimizer`` remembers of parameters, such as Adam's moments, smaller with them:
-    of the elements that stay it keeps what it knows. What it remembers in another shape, as
-    Adafactor and LBFGS do, begins anew. To be called once after each change."""
+    """Makes the state of ``optimizer``, such as Adam's moments, smaller with the parameters: it is
+    kept for the elements that stay. State of another shape, as that of Adafactor and LBFGS, is
+    dropped. To be called once after each change."""
     changed = 0
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for change in shrunk.get(parameter, ()):
                 changed += 1
                 _follow_(optimizer.state, parameter, change)
-    if changed and isinstance(optimizer, LBFGS):  # what it remembers is of all parameters together
+    if changed and isinstance(optimizer, LBFGS):  # its state is for all parameters together
         optimizer.state.clear()
         optimizer._numel_cache = None
 
@@ -182,12 +182,12 @@ def _set_(model: nn.Module, found: Mapping[str, tuple[Tensor, Tensor | None]]) -
 
 
 def _exchange_(tensor: Tensor, value: Tensor) -> None:
-    """Lets ``tensor`` have the content of ``value``, of another shape; it stays the same object.
+    """Gives ``tensor`` the content of ``value``, of another shape; it stays the same object.
 
-    A graph of an earlier step that still exists, such as that of a loss which somebody keeps, holds
-    on to the node that gathers the parameter's gradient, and that node knows its old shape. torch
-    makes a new one where the element type changes, hence the way around by another type; hooks on
-    the parameter stay.
+    If the graph of an earlier step still exists, such as that of a loss that was kept, it holds the
+    node that accumulates the parameter's gradient, which expects the old shape. torch makes a new
+    node when the element type changes, so the type is changed and changed back; hooks on the
+    parameter stay.
     """
     other = torch.float32 if tensor.dtype == torch.float64 else torch.float64
     tensor.data = torch.empty(0, dtype=other, device=tensor.device)
@@ -195,7 +195,7 @@ def _exchange_(tensor: Tensor, value: Tensor) -> None:
 
 
 def _refresh_(module: nn.Module) -> None:
-    """Sets what a layer says of its widths to what its tensors have."""
+    """Sets a layer's widths to those of its tensors."""
     if isinstance(module, nn.modules.conv._ConvNd):
         outputs, inputs = module.weight.shape[:2]
         if module.transposed:
@@ -228,7 +228,7 @@ def _taken(tensor: Tensor, positions: Tensor) -> Tensor:
 
 
 def _like(tensor: Tensor, shape: Any) -> Tensor:
-    """An empty tensor of the ``shape``, as ``tensor`` lies in memory."""
+    """An empty tensor of the ``shape``, with the memory format of ``tensor``."""
     last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     form = torch.channels_last if last else torch.contiguous_format
     return torch.empty(tuple(shape), dtype=tensor.dtype, device=tensor.device, memory_format=form)

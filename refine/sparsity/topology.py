@@ -1,4 +1,4 @@
-"""Which layers make the network's outputs, and which parameters belong to a layer's own?"""
+"""Which layers compute the network's outputs, and which parameters belong to a layer's outputs?"""
 
 from collections.abc import Iterable, Iterator
 
@@ -17,11 +17,11 @@ def traced(model: nn.Module) -> fx.Graph | None:
         return None
 
 
-def answers(
+def output_tensors(
     model: nn.Module, names: Iterable[str] | None = None, graph: fx.Graph | None = None
 ) -> set[str]:
-    """The tensors whose layers make the network's outputs: no other of ``names`` comes after them.
-    If nothing can be traced, the last one.
+    """The tensors whose layers compute the network's outputs: no other of ``names`` comes after
+    them. The last one if the model cannot be traced.
 
     names: of weight tensors; by default the prunable ones. graph: what ``traced(model)`` gave, to
     trace only once.

@@ -1,4 +1,4 @@
-"""What does a run consist of, and how is it saved and loaded, whole or not at all?
+"""What is the state of a run, and how is it saved and restored, whole or not at all?
 
 A checkpoint is a dictionary of tensors, numbers and text in torch's format, behind a line with its
 SHA-256: damage is seen before anything is read, and reading it executes nothing.
@@ -27,7 +27,7 @@ from refine.training.trainer import Trainer
 
 log = logging.getLogger("refine")
 MAGIC = b"runtime-refinement checkpoint 2, sha256 "
-OLD_MAGIC = b"runtime-refinement checkpoint 1, sha256 "  # of 0.1.0, in another order
+OLD_MAGIC = b"runtime-refinement checkpoint 1, sha256 "  # of 0.1.0, with another layout
 # What a learning rate's curve may set in an optimizer's groups; the rest is the optimizer's own.
 OF_THE_CURVE = (
     "params", "lr", "initial_lr", "max_lr", "min_lr", "momentum", "base_momentum", "max_momentum",
@@ -53,7 +53,7 @@ class Recorded:
 
 
 def state_of(trainer: Trainer, recorded: Recorded) -> dict[str, Any]:
-    """All that changes while a run goes on, to be saved; not a copy."""
+    """Everything that changes during a run, to be saved; not a copy."""
     model, stepper = trainer.model, trainer.stepper
     weights, optimizer = model.state_dict(), stepper.optimizer.state_dict()
     rows = recorded.rows
@@ -76,7 +76,7 @@ def state_of(trainer: Trainer, recorded: Recorded) -> dict[str, Any]:
 
 
 def restore_(trainer: Trainer, state: dict[str, Any]) -> Recorded:
-    """Brings all of it to where ``state`` was taken; what had been measured.
+    """Restores ``state`` and returns what had been measured.
 
     The learning rate follows its curve from the start again, so that a run of more epochs than
     before has the rates of the longer curve from here on.
@@ -115,7 +115,7 @@ def _restore_optimizer_(
 
 
 def rows(state: dict[str, Any]) -> Rows:
-    """What had been measured, in its order: an epoch, then the cycle after it."""
+    """The rows in order: an epoch, then the cycle after it."""
     found: Rows = [EpochRow(**row) for row in state["epochs"]]
     found += [CycleRow(**row) for row in state["cycle_rows"]]
     return sorted(found, key=lambda row: (row.epoch, isinstance(row, CycleRow)))
@@ -126,7 +126,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path):
         self.latest, self.before = (directory / name for name in CHECKPOINT_FILES)
-        self._proven = False  # that what is saved here can be loaded
+        self._proven = False  # whether a saved state has been loaded once
         self._latest_is_whole = True
 
     def save(self, state: dict[str, Any]) -> None:
@@ -162,8 +162,8 @@ class Checkpoints:
         return None, problems
 
     def earlier(self, insist: bool) -> dict[str, Any] | None:
-        """What an earlier part of the run has left to continue from, if anything. If ``insist``,
-        SettingError where its checkpoints cannot be read, or it made none."""
+        """The state that an earlier part of the run has saved, if any. If ``insist``, SettingError
+        when its checkpoints cannot be read, or it saved none."""
         state, problems = self.load()
         for problem in problems:
             log.warning("%s", problem)
@@ -173,7 +173,7 @@ class Checkpoints:
             raise SettingError(
                 "resume",
                 f"there is nothing to resume in {directory}: {what}. "
-                f"refine-run --config-path {directory} runs it anew",
+                f"refine-run --config-path {directory} runs it from the start",
             )
         return state
 
@@ -192,12 +192,12 @@ def read(path: Path) -> dict[str, Any]:
     except Exception as error:  # a forged checksum; torch refuses in several ways
         raise Damaged(f"cannot be read: {str(error).splitlines()[0]:.100}") from error
     if not isinstance(state, dict):
-        raise Damaged("is none of a run")
+        raise Damaged("is not the checkpoint of a run")
     return state if magic == MAGIC else _from_0_1_0(state)
 
 
 def _from_0_1_0(state: dict[str, Any]) -> dict[str, Any]:
-    """A state that version 0.1.0 saved, in the present order."""
+    """A state that version 0.1.0 saved, in the present layout."""
     try:
         old = state["refinement"]
         names = ("distillation", "cache", "regularizer")

@@ -25,7 +25,7 @@ class Machine:
         self.name = describe(self.device)
 
     def described(self) -> dict[str, str]:
-        """For ``environment.json``."""
+        """The device and the precision, for ``environment.json``."""
         return {"device": self.name, "precision": self.precision.name}
 
 
@@ -56,15 +56,15 @@ def describe(device: torch.device) -> str:
 
 
 def use_threads(count: int | None) -> None:
-    """Limits the computation on the CPU to so many threads; None leaves it at one a core."""
+    """Limits computation on the CPU to ``count`` threads; None leaves one for each core."""
     if count:
         torch.set_num_threads(count)
 
 
 @contextmanager
 def gpu_of_ones_own(name: str, place: Path) -> Iterator[str]:
-    """The device of a run beside others on this machine: where there are several GPUs, one that no
-    other run of those in ``place`` has, for as long as the context lasts."""
+    """The device for one of several runs on this machine. With several GPUs it is one that no other
+    run in ``place`` uses, for as long as the context lasts."""
     count = torch.cuda.device_count() if name in ("auto", "cuda") else 0
     for index in range(count if count > 1 else 0):
         with suppress(Timeout), FileLock(place / f".gpu-{index}.lock", timeout=0):
@@ -87,8 +87,8 @@ def keep_freed_memory() -> None:
 
 
 def be_deterministic(wanted: bool) -> None:
-    """Whether only operations that give the same bits every time may be used. On a CPU that is so
-    anyway, for an equal number of threads."""
+    """Allows only operations that give the same bits every time, if ``wanted``. On a CPU all do,
+    for an equal number of threads."""
     if wanted:  # cuBLAS reads it as CUDA starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)
@@ -119,7 +119,7 @@ class Precision:
         self._scaler.scale(loss).backward()
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Makes the gradients what they are, for who changes them before the step."""
+        """Divides the gradients by the scale, so that they can be changed before the step."""
         self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -10,8 +10,8 @@ from refine.schedule import Schedule
 
 
 def next_due(schedule: Schedule, after: int, length: int, surviving: int) -> int | None:
-    """The first epoch (or step, with ``schedule.by``) behind ``after`` that a cycle follows, of
-    ``length``, as far as the weights that are ``surviving`` now can tell."""
+    """The first epoch (or step, with ``schedule.by``) later than ``after`` that a cycle follows, up
+    to ``length``; judged by the number of weights that are ``surviving`` now."""
     later = range(after + 1, length + 1)
     return next((at for at in later if schedule.due(at, surviving) is not None), None)
 
@@ -19,8 +19,8 @@ def next_due(schedule: Schedule, after: int, length: int, surviving: int) -> int
 def steps_until_next(
     schedule: Schedule, course: Course, epoch: int, step: int, surviving: int
 ) -> int:
-    """Training steps from behind ``step`` of the epoch after ``epoch`` until the next cycle, or
-    until the end of the course."""
+    """The number of training steps until the next cycle or the end of the course, after ``step``
+    steps of the epoch that follows ``epoch``."""
     here = course.steps_before(epoch + 1) + step
     total = course.total_steps
     if schedule.by == "step":
@@ -30,12 +30,11 @@ def steps_until_next(
 
 
 class LearningRate:
-    """The curve of the recipe until the first cut, and from each cut on the recovery's, if there
-    is one.
+    """The trainer's curve until the first cut; after each cut the recovery's, if there is one.
 
-    per: "batch" or "epoch", how often ``scheduler`` is stepped; length: how many steps its curve
-    has, behind which the rate stays, as where the cut that was to end it never came. Replay steps
-    move nothing.
+    per: "batch" or "epoch", how often ``scheduler`` is stepped; length: the number of steps
+    of its curve, after which the rate stays, such as if the cut that should end it never came.
+    Replay steps change nothing.
     """
 
     def __init__(self, scheduler: LRScheduler, per: str, length: int, recovery: Recovery):
@@ -56,16 +55,16 @@ class LearningRate:
             self._step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where on which curve it is, as numbers."""
+        """The position on the curves, as numbers."""
         return {"steps": self._steps, "recovery": self.recovery.state_dict()}
 
     def follow_(self, state: dict[str, Any]) -> None:
-        """Steps the scheduler to where ``state`` was, on the curve of this run."""
+        """Steps the scheduler to the position of ``state``, on the curve of this run."""
         for _ in range(state["steps"]):
             self._step()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Brings the recovery to where it was; after ``follow_``, and after the optimizer was
+        """Restores the recovery; to be called after ``follow_``, and after the optimizer was
         loaded."""
         self.recovery.load_state_dict(state["recovery"])
 

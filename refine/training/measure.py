@@ -1,4 +1,4 @@
-"""How good is a network now, on all that it was taught so far, and which row does that leave?"""
+"""How good is the network on all tasks so far, and which rows record it?"""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Measures in the precision of ``autocast``; ``tasks`` are those that training has come to."""
+    """Measures in the precision of ``autocast``; ``tasks`` are the tasks so far."""
 
     autocast: Callable[[], AbstractContextManager]
 
@@ -75,7 +75,7 @@ def epoch_row(
     tasks: int,
     seconds: float,
 ) -> EpochRow:
-    """The row of the epoch that ends at the position ``at``, of a course of so many ``tasks``."""
+    """The row of the epoch that ends at the position ``at``, in a course of ``tasks`` tasks."""
     validation = measured.validation
     stream: dict[str, Any] = {}
     if tasks > 1:

@@ -1,4 +1,4 @@
-"""An optimizer for short trainings: what does a step with orthogonal updates look like?"""
+"""Muon, whose updates are orthogonal, for short training; Stages, a schedule of rates."""
 
 from collections.abc import Iterable, Sequence
 
@@ -74,7 +74,7 @@ class Muon(torch.optim.Optimizer):
                 rows, columns = len(weight), weight[0].numel()
                 matrix = orthogonalized(update.reshape(rows, columns), group["iterations"])
                 weight.mul_(1 - lr * group["weight_decay"])
-                # A tall matrix has more rows than it can make orthogonal; each is that much longer.
+                # A tall matrix has more rows than can be orthogonal; its step is scaled up in turn.
                 scale = max(1.0, rows / columns) ** 0.5
                 weight.add_(matrix.view(weight.shape), alpha=-lr * scale)
         return loss
@@ -95,12 +95,12 @@ def orthogonalized(matrix: Tensor, iterations: int) -> Tensor:
 
 
 class Stages(LRScheduler):
-    """Stages one after another, each with a rate that is divided by 10 at its milestones, and a
-    weight decay, as of pretraining, sparse training and fine-tuning (Fang et al. 2023).
+    """Stages, each with a rate that is divided by 10 at its milestones and with a weight decay,
+    such as pretraining, sparse training and fine-tuning (Fang et al. 2023).
 
-    lengths: epochs of each stage; the last one's rate stays where training goes on longer. rates:
-    with which each begins. milestones: of each, epochs after its begin. weight_decays: of each;
-    None leaves the optimizer's. ValueError unless these are as many.
+    lengths: epochs of each stage; if training is longer, the last rate stays. rates: the first
+    rate of each stage. milestones: epochs after the start of each. weight_decays: of each; None
+    keeps the optimizer's. ValueError unless there is one of each for every stage.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Stages(LRScheduler):
         return [self.rates[stage] * 0.1**passed] * len(self.optimizer.param_groups)
 
     def _at(self) -> tuple[int, int]:
-        """The stage, and how many of its epochs are over."""
+        """The present stage, and how many of its epochs are done."""
         left = self.last_epoch
         for stage, length in enumerate(self.lengths):
             if left < length or stage == len(self.lengths) - 1:

@@ -1,4 +1,4 @@
-"""Where is training, between two steps?"""
+"""How far has training come?"""
 
 from dataclasses import dataclass, field
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 @dataclass
 class Position:
-    """``Trainer`` moves it, and continues from where it is.
+    """The position of training between two steps. ``Trainer`` updates it and continues from it.
 
     epoch: epochs measured, the last with ``test_accuracy``; cycled: no cycle is left to do after
     it; best_validation: the greatest validation accuracy so far. step: steps done of the next
     epoch on ``seen`` images, which gave ``losses`` and ``right`` and took ``seconds``, the last at
-    ``rate``; order: the state of the images' generator as that epoch began, random: that of the
-    process's own generators. in_cycle: the network is being cut or replayed; only then it cannot go
-    on from here. task: which of a stream's tasks training has come to; ended: the accuracies on the
-    tasks so far at the end of each.
+    ``rate``; order: the state of the images' generator when that epoch began, random: that of the
+    process's own generators. in_cycle: a cycle is running; only then can training not be resumed
+    from here. task: index of the present task of a stream; ended: the accuracies on the tasks so
+    far at the end of each.
     """
 
     epoch: int = 0
@@ -35,7 +35,7 @@ class Position:
     ended: list[list[float]] = field(default_factory=list)
 
     def add(self, loss: Tensor, right: Tensor, count: int, rate: float) -> None:
-        """Moves on by a step on ``count`` images, ``right`` of which were answered correctly."""
+        """Adds a step on ``count`` images, of which ``right`` were classified correctly."""
         self.losses.append(loss)
         self.right.append(right)
         self.seen += count

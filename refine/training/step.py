@@ -13,7 +13,7 @@ from refine.training.device import Precision
 
 @dataclass
 class Stepper:
-    """One training step: of an epoch and of a replay alike, but that only epochs move the rate."""
+    """One training step, of an epoch or a replay; only in epochs does the learning rate change."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -29,8 +29,9 @@ class Stepper:
         weights: Tensor | None = None,
         places: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Trains on a batch; its mean loss and the number of right answers, on the device. Of a
-        replay, ``weights`` are those of the images, ``places`` where they stand in its memory."""
+        """Trains on a batch; returns the mean loss and the number of correct predictions, on the
+        device. In a replay, ``weights`` are those of the images and ``places`` their positions in
+        its memory."""
         with self.precision.autocast():
             logits, matched = self.distillation.forward(self.model, images)
             loss = self._loss(logits, labels, weights)

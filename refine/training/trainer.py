@@ -24,7 +24,7 @@ from refine.training.position import Position
 from refine.training.step import Stepper
 
 ADVICE = "a lower trainer.optimizer.lr or trainer.precision=fp32 may help"
-CHECK_EVERY = 50  # steps between looks at the losses: a look waits for the GPU
+CHECK_EVERY = 50  # steps between checks of the losses: a check waits for the GPU
 
 
 @dataclass
@@ -36,8 +36,9 @@ class Trainer:
     rewind: takes the weights back after each cut. recovery_epochs: how long a recovery takes; by
         default until the next cycle.
     tolerance: how far below its best so far a cut may bring the validation accuracy.
-    at: where to begin, with ``model`` and the others as they were there; it moves on.
-    on_step: told the step of the epoch and their number, for a progress bar; may raise Stop.
+    at: the position to start from, at which ``model`` and the other parts must be; it is updated.
+    on_step: called with the step of the epoch and the number of steps, for a progress bar; may
+        raise Stop.
     """
 
     model: nn.Module
@@ -53,14 +54,16 @@ class Trainer:
     tolerance: float | None = None
     at: Position = field(default_factory=Position)
     on_step: Callable[[int, int], None] = lambda step, steps: None
-    _started: float = field(init=False, repr=False, default=0.0)  # the epoch, less what went before
+    _started: float = field(
+        init=False, repr=False, default=0.0
+    )  # of the epoch, as if never stopped
     _steps: int = field(init=False, repr=False, default=0)  # of the epoch
 
     def rows(self) -> Iterator[EpochRow | CycleRow]:
-        """What was measured: an EpochRow after each epoch of the course and, where a cycle was due,
-        a CycleRow after it. TrainingError, with epoch and step, when a loss is no longer finite."""
+        """Trains, and yields what was measured: an EpochRow after each epoch and a CycleRow after
+        each cycle. TrainingError, with epoch and step, when a loss is no longer finite."""
         self._plan_recovery()
-        yield from self._cycle_after_epoch()  # left undone by a stop, or before epoch 1
+        yield from self._cycle_after_epoch()  # if a stop came before it, or before epoch 1
         for epoch in range(self.at.epoch + 1, self.course.epochs + 1):
             self._begin(epoch)
             for images, labels in self._batches(epoch):
@@ -73,15 +76,14 @@ class Trainer:
             yield from self._cycle_after_epoch()
 
     def cycle_due(self) -> float | None:
-        """The ratio of the cycle that is left to do after the epoch that was measured last, if one
-        is."""
+        """The ratio of the cycle that is still to be done after the last measured epoch, if any."""
         if self.at.cycled or (self.schedule.by == "step" and self.at.epoch > 0):
             return None
         return self.schedule.due(self.at.epoch, self.refinement.method.surviving)
 
     @property
     def _tasks(self) -> list[Data]:
-        """Those that training has come to, the present one last."""
+        """The tasks so far, the present one last."""
         return self.course.tasks[: self.at.task + 1]
 
     @property
@@ -89,7 +91,7 @@ class Trainer:
         return Measuring(self.stepper.precision.autocast)
 
     def _begin(self, epoch: int) -> None:
-        """A task begins where the last one has ended; the clock of the epoch starts, or goes on."""
+        """Starts or continues the clock of the epoch, and changes the task when one has ended."""
         self._started = time.perf_counter() - self.at.seconds
         if self.course.task(epoch) == self.at.task:
             return
@@ -99,11 +101,11 @@ class Trainer:
         except Exception as error:  # also what a user's own replay raises
             raise TrainingError(f"the end of task {self.at.task + 1} failed: {error}") from error
         self.at.task = self.course.task(epoch)
-        self.at.best_validation = None  # it was of fewer tasks
+        self.at.best_validation = None  # it was for fewer tasks
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
-        """The epoch's batches. Those of its steps that were done before a stop are drawn once more,
-        to get to the next."""
+        """The epoch's batches. In a resumed epoch, those of the steps that were done are drawn
+        again and skipped."""
         at, generator, now = self.at, self.generator, random_state()
         loader = self._tasks[-1].training(self.course.batch_size, generator)
         self._steps = len(loader)
@@ -125,7 +127,7 @@ class Trainer:
             yield batch
 
     def _train_on(self, images: Tensor, labels: Tensor, epoch: int) -> None:
-        """One training step, and a look at the losses every now and then."""
+        """One training step; now and then the losses are checked."""
         at = self.at
         loss, correct = self.stepper(images, labels)
         at.add(loss, correct, len(labels), self.stepper.optimizer.param_groups[0]["lr"])
@@ -138,7 +140,7 @@ class Trainer:
         self.on_step(self.at.step, self._steps)
 
     def _measured(self, epoch: int) -> EpochRow:
-        """The epoch's row; the position moves on behind it."""
+        """Measures the epoch and returns its row; the position moves to the end of the epoch."""
         at = self.at
         if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
             raise TrainingError(f"the weights are no longer finite after epoch {epoch}; {ADVICE}")
@@ -168,7 +170,7 @@ class Trainer:
             self.model.train()
 
     def _cycle(self, ratio: float) -> CycleRow:
-        """A cycle that cuts ``ratio``, its accuracies measured if it follows an epoch."""
+        """A cycle that cuts ``ratio``. Accuracies are measured only if it follows an epoch."""
         at, task = self.at, self._tasks[-1]
         by_epoch, adaptive = at.step == 0, self.tolerance is not None
         if by_epoch and at.test_accuracy is None:  # before the first epoch
@@ -214,12 +216,12 @@ class Trainer:
         self.learning_rate.recovery.restart(max(1, self._steps_ahead()))
 
     def _plan_recovery(self) -> None:
-        """A run that is resumed, perhaps for longer, has other steps until its next cycle."""
+        """Corrects the recovery of a resumed run, which may have more or fewer steps to go."""
         if self.recovery_epochs is None and self.cycle_due() is None:
             self.learning_rate.recovery.plan(self._steps_ahead())
 
     def _steps_ahead(self) -> int:
-        """Steps that a recovery takes from here on."""
+        """The length of a recovery that starts here, in steps."""
         at, course = self.at, self.course
         if self.recovery_epochs is not None:
             return self.recovery_epochs * course.steps(min(at.epoch + 1, course.epochs))

@@ -34,7 +34,7 @@ def two_layers(dtype=torch.float32):
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 20)).to(dtype)
 
 
-def by_lot(masks, share, seed=0):
+def random_marks(masks, share, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
         name: (torch.rand(mask.shape, generator=generator) < share) & mask
@@ -76,7 +76,7 @@ def test_whatever_the_bits_they_come_back(cache, dtype, share):
             limits = torch.iinfo(bits)
             weight.view(bits).random_(limits.min, limits.max)
         model[2].weight[0, :4] = torch.tensor([-0.0, torch.inf, -torch.inf, torch.nan])
-    marked = by_lot(masks, share)
+    marked = random_marks(masks, share)
     marked["2.weight"][0, :4] = True
     before = cut(cache, 1, masks, marked)
     for name, (mask, values) in cache.entry(1).items():
@@ -109,7 +109,7 @@ def test_positions_are_coded_in_the_shorter_way():
 
 
 def test_only_weights_that_live_are_noted(cache, masks):
-    first = by_lot(masks, 0.3)
+    first = random_marks(masks, 0.3)
     cut(cache, 1, masks, first)
     everything = {name: torch.ones_like(mask) for name, mask in masks.items()}
     cut(cache, 2, masks, everything | {"2.weight": first["2.weight"]})
@@ -119,9 +119,9 @@ def test_only_weights_that_live_are_noted(cache, masks):
 
 
 def test_parts_come_back_by_name_and_cycle(cache, masks):
-    first, second = by_lot(masks, 0.3), None
+    first, second = random_marks(masks, 0.3), None
     cut(cache, 1, masks, first)
-    second = by_lot(masks, 0.3, seed=1)
+    second = random_marks(masks, 0.3, seed=1)
     cut(cache, 2, masks, second)
     marked, _ = cache.restorable(masks, cycles=[2])
     assert all(mask.equal(second[name]) for name, mask in marked.items())
@@ -138,7 +138,7 @@ def test_parts_come_back_by_name_and_cycle(cache, masks):
 
 @pytest.mark.parametrize("share", [0.0, 0.29, 0.5, 0.999, 1.0])
 def test_a_share_is_of_all_tensors_together_and_exact(cache, share, masks):
-    marked = by_lot(masks, 0.4)
+    marked = random_marks(masks, 0.4)
     before = cut(cache, 1, masks, marked)
     count = sum(int(mask.sum()) for mask in marked.values())
     magnitudes = torch.cat([before[name][marked[name]].abs() for name in masks])
@@ -198,7 +198,7 @@ def test_a_cycle_without_a_cut_has_an_empty_entry(cache):
 
 
 def test_mistakes_are_told(cache, masks):
-    cut(cache, 1, masks, by_lot(masks, 0.3))
+    cut(cache, 1, masks, random_marks(masks, 0.3))
     with pytest.raises(ValueError, match="cycle 3 cut is kept; cycles that are: 1"):
         cache.restorable(masks, cycles=[1, 3])
     with pytest.raises(ValueError, match=r"'conv\*' fits none of the tensors 0.weight, 2.weight"):
@@ -215,12 +215,12 @@ def test_sizes_are_those_on_disk_or_in_memory(tmp_path, masks):
     kept = [Cache(), Cache(tmp_path)]
     for cache in kept:
         for cycle in (1, 2):
-            cache.note_cut(cycle, model, masks, by_lot(masks, 0.3, seed=cycle))
+            cache.note_cut(cycle, model, masks, random_marks(masks, 0.3, seed=cycle))
     sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
     for cache in kept:
         assert [cache.bytes_of(1), cache.bytes_of(2)] == sizes
         assert cache.bytes == sum(sizes)
-    marked = by_lot(masks, 0.3, seed=1)
+    marked = random_marks(masks, 0.3, seed=1)
     assert files.marked(tmp_path / "cut-1.safetensors.z") == sum(
         int(mask.sum()) for mask in marked.values()
     )
@@ -228,7 +228,7 @@ def test_sizes_are_those_on_disk_or_in_memory(tmp_path, masks):
 
 def test_the_state_goes_through_a_checkpoint(cache, tmp_path, masks):
     for cycle in (1, 2):
-        cut(cache, cycle, masks, by_lot(masks, 0.3, seed=cycle))
+        cut(cache, cycle, masks, random_marks(masks, 0.3, seed=cycle))
     torch.save(cache.state_dict(), tmp_path / "state.pt")
     again = Cache(cache.directory)
     assert again.cycles == []  # what lies in a directory is of an earlier run until told so
@@ -241,7 +241,7 @@ def test_the_state_goes_through_a_checkpoint(cache, tmp_path, masks):
 def test_a_missing_file_is_an_error_on_use_only(tmp_path, masks):
     cache = Cache(tmp_path)
     for cycle in (1, 2):
-        cut(cache, cycle, masks, by_lot(masks, 0.3, seed=cycle))
+        cut(cache, cycle, masks, random_marks(masks, 0.3, seed=cycle))
     state = cache.state_dict()
     (tmp_path / "cut-2.safetensors.z").unlink()
     again = Cache(tmp_path)
@@ -259,18 +259,18 @@ def test_a_missing_file_is_an_error_on_use_only(tmp_path, masks):
 def test_the_reference_is_the_network_with_everything_back(cache):
     model = nn.Sequential(nn.Linear(10, 10), nn.BatchNorm1d(10), nn.Linear(10, 4))
     masks = Masks(model)
-    dense = cut(cache, 1, masks, by_lot(masks, 0.3))
+    dense = cut(cache, 1, masks, random_marks(masks, 0.3))
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(2)
-    marked = by_lot(masks, 0.3, seed=1)
+    marked = random_marks(masks, 0.3, seed=1)
     later = cut(cache, 2, masks, marked)
     unknown = {"0.weight": torch.zeros(10, 10, dtype=torch.bool)}  # cut, but not by a cycle
     unknown["0.weight"][masks["0.weight"].nonzero()[0].unbind()] = True
     masks.cut_(unknown)
     reference = cache.denser(model, masks)
     now = {name: weight.detach().clone() for name, weight in masks.weights().items()}
-    first = by_lot({name: torch.ones_like(mask) for name, mask in masks.items()}, 0.3)
+    first = random_marks({name: torch.ones_like(mask) for name, mask in masks.items()}, 0.3)
     for name, value in reference.values.items():
         expected = torch.where(first[name], dense[name], now[name])
         assert value.equal(torch.where(marked[name], later[name], expected))
@@ -301,7 +301,7 @@ class Tied(nn.Module):
 def test_a_network_comes_back_to_the_byte(make, share, tmp_path):
     model = make().to(memory_format=torch.channels_last)
     masks, cache = Masks(model), Cache(tmp_path)
-    masks.cut_(by_lot(masks, share))
+    masks.cut_(random_marks(masks, share))
     if make is Tied:
         model(torch.rand(8, 6))  # so that the buffers are other than at first
     cache.keep_network(1, model, masks)
@@ -318,7 +318,7 @@ def test_a_network_comes_back_to_the_byte(make, share, tmp_path):
 def test_a_tied_weight_is_restored(cache):
     model = Tied()
     masks = Masks(model)
-    before = cut(cache, 1, masks, by_lot(masks, 0.5))
+    before = cut(cache, 1, masks, random_marks(masks, 0.5))
     masks.grow_(*cache.restorable(masks))
     assert model.first.weight.equal(before["second.weight"])
     assert model.first.weight is model.second.weight
@@ -339,7 +339,7 @@ def test_a_sparse_network_is_a_small_file(tmp_path):
     model = nn.Linear(1000, 300)
     masks, cache = Masks(model), Cache(tmp_path)
     cache.keep_network(0, model, masks)
-    masks.cut_(by_lot(masks, 0.95))
+    masks.cut_(random_marks(masks, 0.95))
     cache.keep_network(1, model, masks)
     sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
     assert sizes[1] < 0.07 * sizes[0]
@@ -398,7 +398,7 @@ DAMAGE = {
 def test_a_damaged_file_is_named_in_a_line(damage, tmp_path, model, masks):
     cache = Cache(tmp_path)
     cache.keep_network(0, model, masks)
-    cut(cache, 1, masks, by_lot(masks, 0.3))
+    cut(cache, 1, masks, random_marks(masks, 0.3))
     for path in list(tmp_path.iterdir()):
         path.write_bytes(DAMAGE[damage](path.read_bytes()))
         kind = path.name.partition("-")[0]
@@ -418,7 +418,7 @@ def test_a_damaged_head_is_named_too(damage, tmp_path):
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, model, masks):
     cache = Cache(tmp_path)
-    cache.note_cut(1, model, masks, by_lot(masks, 0.3))
+    cache.note_cut(1, model, masks, random_marks(masks, 0.3))
     before = (tmp_path / "cut-1.safetensors.z").read_bytes()
 
     def no_space(*arguments):
@@ -426,9 +426,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, model, masks):
 
     monkeypatch.setattr("refine.records.files.os.fsync", no_space)
     with pytest.raises(OSError, match="No space"):
-        cache.note_cut(1, model, masks, by_lot(masks, 0.5))
+        cache.note_cut(1, model, masks, random_marks(masks, 0.5))
     with pytest.raises(OSError, match="No space"):
-        cache.note_cut(2, model, masks, by_lot(masks, 0.5))
+        cache.note_cut(2, model, masks, random_marks(masks, 0.5))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
     assert cache.cycles == [1]
 

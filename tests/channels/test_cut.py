@@ -161,7 +161,7 @@ def test_every_criterion_cuts_the_channels_asked_for(name, scope, images):
     assert all(any(torch.equal(row, old) for old in before["0.weight"]) for row in kept)
 
 
-def test_the_same_by_lot_is_the_same_and_another_cycle_draws_anew(images):
+def test_a_random_cut_is_repeatable_and_another_cycle_draws_anew(images):
     def cut(seed, cycles=1):
         torch.manual_seed(0)
         model = simple_cnn()

@@ -54,7 +54,7 @@ def test_the_configuration_is_read_once_as_typed_values(monkeypatch):
 
 
 @pytest.mark.parametrize("saved", SAVED, ids=lambda path: path.stem)
-def test_a_configuration_of_an_older_version_goes_on_working(saved, command, tmp_path):
+def test_a_configuration_of_an_older_version_still_works(saved, command, tmp_path):
     old = yaml.safe_load(saved.read_text(encoding="utf-8"))
     assert len(old["schedule"]) == 13
     shutil.copy(saved, tmp_path / "config.yaml")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from refine.datasets import augmentation, digits
-from refine.datasets import course as tasks
+from refine.datasets import course as courses
 from refine.datasets.course import Course
 from refine.datasets.images import Images, Normalization
 from refine.datasets.prepare import Data
@@ -54,7 +54,7 @@ def labels(task):
     ],
 )
 def test_classes_are_divided_evenly_in_their_order(data, count, expected):
-    stream = tasks.classes(data, count, 0)
+    stream = courses.classes(data, count, 0)
     assert [labels(task) for task in stream] == [dict.fromkeys(PARTS, part) for part in expected]
     assert all(task.classes == data.classes for task in stream)  # one head answers for all
 
@@ -64,20 +64,20 @@ def test_the_last_of_an_odd_number_of_classes_is_alone(data):
     odd = Data(
         part(data.train), None, part(data.test), list("01234"), data.normalization, data.augment
     )
-    found = [sorted(set(task.test.labels.tolist())) for task in tasks.classes(odd, None, 0)]
+    found = [sorted(set(task.test.labels.tolist())) for task in courses.classes(odd, None, 0)]
     assert found == [[0, 1], [2, 3], [4]]
-    assert all(task.validation is None for task in tasks.classes(odd, None, 0))
+    assert all(task.validation is None for task in courses.classes(odd, None, 0))
 
 
 def test_every_image_is_in_one_task(data):
-    stream = tasks.classes(data, 3, 0)
+    stream = courses.classes(data, 3, 0)
     for part in PARTS:
         split = pictures(*(getattr(task, part) for task in stream))
         assert split == pictures(getattr(data, part))
 
 
 def test_moments_are_those_of_the_first_task(data):
-    stream = tasks.classes(data, None, 0)
+    stream = courses.classes(data, None, 0)
     first = data.train.pixels[data.train.labels < 2].reshape(-1, 3).double()
     for task in stream:
         assert torch.allclose(task.normalization.mean, first.mean(0).float())
@@ -91,15 +91,15 @@ def test_a_task_without_images_names_its_classes(data, part):
     without = replace(data, **{part: images[(images.labels != 4) & (images.labels != 5)]})
     name = "training" if part == "train" else part
     with pytest.raises(ValueError, match=f"no {name} images of the classes 4, 5"):
-        tasks.classes(without, None, 0)
+        courses.classes(without, None, 0)
     with pytest.raises(ValueError, match=f"no {name} images of the classes 0, 1, 2"):
-        tasks.permuted(replace(data, **{part: images[:0]}), None, 0)
+        courses.permuted(replace(data, **{part: images[:0]}), None, 0)
 
 
 @pytest.mark.parametrize(("count", "says"), [(11, "10 classes .* 11 tasks"), (0, "not 0")])
 def test_classes_that_do_not_suffice_are_refused(data, count, says):
     with pytest.raises(ValueError, match=says):
-        tasks.classes(data, count, 0)
+        courses.classes(data, count, 0)
 
 
 def test_pixels_are_permuted_within_all_pictures_of_a_task_alike(data):
@@ -114,7 +114,7 @@ def test_pixels_are_permuted_within_all_pictures_of_a_task_alike(data):
             torch.cat([told.pixels, images.pixels]), torch.cat([label, images.labels])
         ) for part, images in parts.items()},
     )  # fmt: skip
-    first, *others = tasks.permuted(marked_data, None, 7)
+    first, *others = courses.permuted(marked_data, None, 7)
     assert first is marked_data
     assert len(others) == 4
     orders = []
@@ -136,7 +136,7 @@ def test_pixels_are_permuted_within_all_pictures_of_a_task_alike(data):
 
 def test_permutations_follow_the_seed_and_not_the_number_of_tasks(data):
     drawn = lambda count, seed: [  # noqa: E731
-        task.test.pixels for task in tasks.permuted(data, count, seed)
+        task.test.pixels for task in courses.permuted(data, count, seed)
     ]
     three = drawn(3, 1)
     assert all(a.equal(b) for a, b in zip(three, drawn(4, 1), strict=False))
@@ -148,19 +148,19 @@ def test_permuted_needs_no_square_but_unaugmented_pictures(data):
         part: Images(getattr(data, part).pixels[:, :3], getattr(data, part).labels)
         for part in PARTS
     })  # fmt: skip
-    assert tasks.permuted(wide, 2, 0)[1].test.pixels.shape == (360, 3, 8, 3)
+    assert courses.permuted(wide, 2, 0)[1].test.pixels.shape == (360, 3, 8, 3)
     with pytest.raises(ValueError, match="set augment=none"):
-        tasks.permuted(replace(data, augment=augmentation.crop), 2, 0)
+        courses.permuted(replace(data, augment=augmentation.crop), 2, 0)
     with pytest.raises(ValueError, match="not 0"):
-        tasks.permuted(data, 0, 0)
+        courses.permuted(data, 0, 0)
 
 
 def test_no_tasks_is_one_task(data):
     for count in (None, 1):
-        (task,) = tasks.none(data, count, 0)
+        (task,) = courses.none(data, count, 0)
         assert task is data
     with pytest.raises(ValueError, match="not 3; choose"):
-        tasks.none(data, 3, 0)
+        courses.none(data, 3, 0)
 
 
 def test_a_course_of_one_task_is_trivial(data):

@@ -177,7 +177,7 @@ def test_settings_out_of_range_are_refused(wrong):
 
 
 @pytest.mark.parametrize("teacher", [Self, Ema])
-def test_it_goes_on_from_a_state(teacher):
+def test_it_continues_from_a_state(teacher):
     model, (inputs, targets) = network(), data()[0]
     whole = Distillation(teacher(), during="cycle")
     whole.before_cut(model)

@@ -11,8 +11,7 @@ from conftest import SMALL
 from runs import fitting, refused
 from torch import nn
 
-from refine.config import choices
-from refine.config import instantiate as build
+from refine.config import choices, instantiate
 from refine.errors import SettingError
 from refine.pruning import allocation, granularity, importance
 from refine.pruning.cut import Masked, sparsify_
@@ -57,7 +56,7 @@ def refined(model, pruner=None, **settings):
 
 
 def functions(module):
-    return build.public_functions(module)
+    return instantiate.public_functions(module)
 
 
 @pytest.mark.parametrize("unit", choices.GRANULARITIES)
@@ -236,7 +235,7 @@ def test_adaptive_never_leaves_its_tolerance(run, monkeypatch):
         ("schedule.by=step", "schedule.interval=3", "regrowth=gradient"),
     ],
 )
-def test_it_goes_on_after_a_stop(run, changes, monkeypatch):
+def test_it_is_resumed_after_a_stop(run, changes, monkeypatch):
     import signal
 
     from refine.errors import Stop
@@ -302,7 +301,7 @@ def test_dynamic_sparse_training_is_as_sparse_from_first_to_last(run, name):
     assert shares == sorted(shares, reverse=True)
 
 
-def test_what_goes_by_lot_has_nothing_to_do_with_the_initial_weights():
+def test_what_is_drawn_at_random_is_independent_of_the_initial_weights():
     torch.manual_seed(7)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
     signs = {name: weight > 0 for name, weight in model.named_parameters()}

@@ -77,7 +77,7 @@ COMBINATIONS = [
         for step in (7, 11, 15)
     ],
 )
-def test_a_stopped_run_goes_on_to_the_bit(settings, step, undisturbed, stopped_and_resumed):
+def test_a_stopped_run_is_resumed_to_the_bit(settings, step, undisturbed, stopped_and_resumed):
     given = [entry.replace("replay=vae", "replay=generative") for entry in settings]
     if given[0] == "start_from":
         before = undisturbed(*TINY, "trainer.epochs=3", "pruner.ratio=0.2").directory

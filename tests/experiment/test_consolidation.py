@@ -72,7 +72,7 @@ def test_the_triples_hold_every_pair():
 
 
 @pytest.mark.parametrize("triple", TRIPLES[:: len(RECOVERIES) + 1], ids="-".join)
-def test_a_stopped_run_goes_on_with_them(triple, teacher, stopped_and_resumed):
+def test_a_stopped_run_is_resumed_with_them(triple, teacher, stopped_and_resumed):
     # 8 steps, the cycle, 2 of its replay: the 13th is in the epoch after the cut.
     assert same(*stopped_and_resumed(11, *settings_of(*triple, teacher)))
 
@@ -88,7 +88,7 @@ def test_every_pair_runs_its_cycles_and_survives_a_resume(triple, teacher, stopp
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
-def test_the_cache_of_a_run_goes_on_too(kind, stopped_and_resumed):
+def test_the_cache_of_a_run_is_resumed_too(kind, stopped_and_resumed):
     settings = (*TINY, f"cache={kind}", "regrowth=reference", "regrowth.source=cache",
                 "regrowth.initial=reference", "regrowth.budget=0.05")  # fmt: skip
     whole, stopped = stopped_and_resumed(13, *settings)
@@ -124,7 +124,7 @@ def test_memory_is_bounded_and_reported(run):
 
 @pytest.mark.parametrize("recovery", ["fine_tune", "slr", "clr", "one_cycle", "lr_rewind"])
 def test_the_rate_follows_the_curve_after_each_cut(run, recovery, taken):
-    from refine import recovery as curves
+    from refine import recovery as recoveries
     from refine.recovery import Rates
 
     run(*TINY, f"recovery={recovery}", "trainer=sgd_cosine", "trainer.epochs=6", "schedule.start=3",
@@ -134,7 +134,7 @@ def test_the_rate_follows_the_curve_after_each_cut(run, recovery, taken):
     original = [rate for rate in cosine for _ in range(4)]
     assert taken[:12] == pytest.approx(original)
     rates = Rates(0.1, max(original[-1], 0.001), tuple(original))
-    curve = getattr(curves, recovery)
+    curve = getattr(recoveries, recovery)
     expected = [curve(at, 8, rates) for at in range(8)] + [curve(at, 4, rates) for at in range(4)]
     assert taken[12:] == pytest.approx(expected, rel=1e-6)
 
@@ -158,7 +158,7 @@ STREAM = (
 
 
 @pytest.mark.parametrize("replay", ["reservoir", "herding", "generative", "training"])
-def test_a_stream_goes_on_after_a_stop(replay, stopped_and_resumed):
+def test_a_stream_is_resumed_after_a_stop(replay, stopped_and_resumed):
     for number in (21,):  # in the third epoch, the first of the second task
         whole, stopped = stopped_and_resumed(number, f"replay={replay}", *STREAM)
         assert same(whole, stopped)
@@ -266,7 +266,7 @@ def test_adaptive_measures_a_streams_tasks_anew(run):
     assert any(cut[epoch] for epoch in cut if epoch > 2)
 
 
-def test_a_finished_run_goes_on_to_more_epochs_with_its_recovery(run):
+def test_a_finished_run_is_resumed_to_more_epochs_with_its_recovery(run):
     settings = fitting(*TINY, "schedule=one_shot", "schedule.start=2", "trainer.epochs=4")
     for recovery in ("one_cycle", "weight_rewind"):
         done = run(*settings, f"recovery={recovery}", name=recovery)

@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from refine.config import choices
-from refine.config import instantiate as build
+from refine.config import choices, instantiate
 from refine.pruning import allocation, importance
 from refine.sparsity.masks import Masks
 
@@ -17,7 +16,7 @@ def test_random_follows_the_seed_and_none_cuts_nothing():
     assert importance.random(model, [])["weight"].equal(first)
     assert not first.equal(second)
     masks = Masks(model)
-    for allocate in build.public_functions(allocation).values():
+    for allocate in instantiate.public_functions(allocation).values():
         assert allocate(importance.none(model, []), masks, 0.5) == {}
 
 
@@ -35,4 +34,4 @@ def test_random_follows_the_seed_and_none_cuts_nothing():
 def test_every_function_has_its_line_of_help_and_every_line_its_function(table, module):
     from importlib import import_module
 
-    assert set(table) == set(build.public_functions(import_module(module)))
+    assert set(table) == set(instantiate.public_functions(import_module(module)))

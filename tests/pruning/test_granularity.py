@@ -8,7 +8,7 @@ from refine.pruning import allocation, granularity
 from refine.pruning.granularity import distinct, nearest
 from refine.sparsity.layers import by_output, from_output
 from refine.sparsity.masks import Masks
-from refine.sparsity.topology import answers, attached, traced
+from refine.sparsity.topology import attached, output_tensors, traced
 
 
 def cut(masks, scores, way, ratio, allocate=allocation.layerwise):
@@ -192,12 +192,12 @@ def test_the_answers():
             x = self.before(x).relu()
             return self.one(x).view(x.shape[0], 4), {"two": self.two(x).relu()}
 
-    assert answers(Branches(True)) == {"one.weight", "two.weight"}
+    assert output_tensors(Branches(True)) == {"one.weight", "two.weight"}
     assert traced(Branches(False)) is None
-    assert answers(Branches(False)) == {"before.weight"}
-    assert answers(resnet20()) == {"14.weight"}
-    assert answers(simple_cnn()) == {"fc2.weight"}
-    assert answers(nn.Linear(2, 2)) == {"weight"}
+    assert output_tensors(Branches(False)) == {"before.weight"}
+    assert output_tensors(resnet20()) == {"14.weight"}
+    assert output_tensors(simple_cnn()) == {"fc2.weight"}
+    assert output_tensors(nn.Linear(2, 2)) == {"weight"}
 
 
 def test_what_is_attached_to_a_layer():

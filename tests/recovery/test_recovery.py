@@ -194,7 +194,7 @@ def test_its_own_moves_do_not_count_either():
 
 
 @pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES)
-def test_a_state_goes_on_identically(curve):
+def test_a_state_continues_identically(curve):
     settings = {"original": [0.1, 0.05, 0.01], "cycle_momentum": curve in ONE_CYCLES}
 
     def read(group):
@@ -313,7 +313,7 @@ def plus_zero(tensor):
 
 
 @pytest.mark.parametrize("epoch", [0, 2])
-def test_survivors_have_the_bits_of_then_and_cut_weights_are_zero(epoch):
+def test_survivors_have_the_noted_bits_and_cut_weights_are_zero(epoch):
     model = network()
     masks = watch(model).masks
     rewind = WeightRewind(model, masks, epoch)

@@ -28,11 +28,11 @@ def test_it_finds_out_which_layer_matters(seed):
     first, last = sum(rewards[:30]) / 30, sum(rewards[-30:]) / 30
     assert last > first + 0.01  # a quarter of what there is to gain
     draw = random.Random(seed)
-    by_lot = [
+    at_random = [
         to_one_layer(shared({n: draw.random() for n in CAPACITIES}, CAPACITIES, 200))
         for _ in range(200)
     ]
-    assert last > sum(by_lot) / 200 + 0.01
+    assert last > sum(at_random) / 200 + 0.01
     assert to_one_layer(best) == max(rewards) == rows[-1].best_reward
 
 

@@ -7,7 +7,7 @@ from conftest import ROOT
 from torch import nn
 from torch.nn import functional as F
 
-from refine.config import instantiate as build
+from refine.config import instantiate
 from refine.regrowth import allocation as regrowth_allocation
 from refine.regrowth import initial as initial_value
 from refine.regrowth import score as regrowth_score
@@ -20,9 +20,9 @@ from refine.sparsity.masks import Masks
 from refine.sparsity.optimizers import watch
 from refine.sparsity.ranking import highest
 
-SCORES = build.public_functions(regrowth_score)
-ALLOCATIONS = build.public_functions(regrowth_allocation)
-INITIALS = build.public_functions(initial_value)
+SCORES = instantiate.public_functions(regrowth_score)
+ALLOCATIONS = instantiate.public_functions(regrowth_allocation)
+INITIALS = instantiate.public_functions(initial_value)
 
 
 def generator(seed=0):

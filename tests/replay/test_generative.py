@@ -144,7 +144,7 @@ def test_it_trains_where_gradients_are_off():
 
 
 @pytest.mark.parametrize("tasks", [0, 1, 2])
-def test_a_loaded_one_goes_on_to_the_bit(tasks):
+def test_a_loaded_one_continues_to_the_bit(tasks):
     settings = {"training_steps": 10, "steps": 3}
     before, again = generative(**settings), generative(**settings)
     for task in range(tasks):

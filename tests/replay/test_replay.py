@@ -577,7 +577,7 @@ def same(found, expected):
 @pytest.mark.parametrize("tasks", [False, True])
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("sampling", [shuffled, proportional])
-def test_a_loaded_replay_goes_on_to_the_bit(storage, sampling, tasks):
+def test_a_loaded_replay_continues_to_the_bit(storage, sampling, tasks):
     def replay():
         return Replay(
             uniform, storage, sampling, buffer_size=20, steps=5, batch_size=8, stream=tasks
@@ -645,7 +645,7 @@ class Source:
             yield part[:, None].float(), part
 
 
-def test_ordinary_training_goes_on_over_passes():
+def test_ordinary_training_continues_over_passes():
     model, control = nn.Linear(1, 10), Training(Source(), 7)
     batches = list(control.batches(model, None))
     assert [len(batch.inputs) for batch in batches] == [3, 3, 3, 1, 3, 3, 3]

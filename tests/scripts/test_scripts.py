@@ -49,7 +49,7 @@ def test_the_frontier(tmp_path, targets):
 
 @pytest.mark.long
 def test_the_ablation(tmp_path):
-    asked = ("home=out", "seeds=2", "target=0.5", "only=one cut half-way,with replay by lot")
+    asked = ("home=out", "seeds=2", "target=0.5", "only=one cut half-way,with random replay")
     asked += ("workers=1", *SMALL, "dataset.validation_size=10")
     done = script_here("run_ablation.py", *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -62,7 +62,7 @@ def test_the_ablation(tmp_path):
         }
     assert len(accuracies) == 3 * 2
     less = [
-        float(accuracies["with replay by lot", s]) - float(accuracies["frontier", s])
+        float(accuracies["with random replay", s]) - float(accuracies["frontier", s])
         for s in ("42", "43")
     ]
     assert f"| {50 * sum(less):+.2f} ±" in changed[1]

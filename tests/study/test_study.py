@@ -122,7 +122,7 @@ def test_the_best_trial_can_be_run_again(study, command, tmp_path, capsys):
     assert capsys.readouterr().out.count(",end,1,") == 4
 
 
-def test_a_second_start_goes_on_as_if_there_had_been_one(study, tmp_path):
+def test_a_second_start_continues_as_if_there_had_been_one(study, tmp_path):
     assert study("--trials", "2", RATIO).code == 0
     first = table()
     done = study("--trials", "3", RATIO)
@@ -249,7 +249,7 @@ def test_the_front_of_accuracy_and_sparsity(study, tmp_path):
 # What goes wrong
 
 
-def test_a_failed_trial_is_named_and_the_study_goes_on(study, tmp_path):
+def test_a_failed_trial_is_named_and_the_study_continues(study, tmp_path):
     choices = "trainer.optimizer.lr=0.001,1e39", "pruner.importance=magnitude,os.getcwd"
     done = study("--trials", "8", *choices)
     assert (done.code, done.err) == (0, "")

@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and gone on with ends as if nothing had happened."""
+"""A run that is stopped anywhere and resumed ends as if nothing had happened."""
 
 import hashlib
 import io
@@ -60,7 +60,7 @@ def stopped_at(run, monkeypatch):
 
 
 @pytest.fixture
-def gone_on(command, tmp_path):
+def resume(command, tmp_path):
     def call(name="stopped", *overrides):
         done = command(f"resume={name}", *overrides)
         assert (done.code, done.err) == (0, "")
@@ -77,13 +77,13 @@ def same(directory, other):
 @posix
 @pytest.mark.parametrize("number", range(1, STEPS + 1))
 def test_stopped_in_any_step_of_an_epoch_or_a_replay(
-    number, undisturbed, stopped_at, gone_on, tmp_path
+    number, undisturbed, stopped_at, resume, tmp_path
 ):
     whole = undisturbed(*TINY)
     stopped_at(number, *TINY)
     directory = tmp_path / "stopped"
     assert not (directory / "summary.json").exists()  # it has not ended
-    assert same(gone_on(), whole.directory)
+    assert same(resume(), whole.directory)
     assert json.loads((directory / "summary.json").read_text())["status"] == "finished"
 
 
@@ -93,15 +93,15 @@ def test_stopped_in_any_step_of_an_epoch_or_a_replay(
     ["pruner.importance=random", "replay=uniform"], ["trainer.precision=fp32"],
     ["experiment=frontier", "dataset=digits", "schedule.start=1", "schedule.stop=null"],
 ])  # fmt: skip
-def test_whatever_the_recipe(changes, run, stopped_at, gone_on):
+def test_whatever_the_recipe(changes, run, stopped_at, resume):
     whole = run(*changes, *TINY, name="whole")
     for number in (3, 11):
         stopped_at(number, *changes, *TINY, name=f"stopped-{number}")
-        assert same(gone_on(f"stopped-{number}"), whole.directory)
+        assert same(resume(f"stopped-{number}"), whole.directory)
 
 
 @posix
-def test_random_numbers_of_the_network_go_on_too(run, stopped_at, gone_on, tmp_path, monkeypatch):
+def test_random_numbers_of_the_network_continue_too(run, stopped_at, resume, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "import random, numpy, torch\n"
         "class Noisy(torch.nn.Module):\n"
@@ -116,7 +116,7 @@ def test_random_numbers_of_the_network_go_on_too(run, stopped_at, gone_on, tmp_p
     overrides = (*TINY, "model._target_=mine.Noisy", "dataset.image_size=8")
     whole = run(*overrides, name="whole")
     stopped_at(6, *overrides)
-    assert same(gone_on(), whole.directory)
+    assert same(resume(), whole.directory)
 
 
 MINE = """
@@ -153,16 +153,16 @@ def careless(pixels, generator):
     ["model._target_=mine.Buffered", "dataset.image_size=8"],
     ["dataset.augment=mine.careless"],
 ])  # fmt: skip
-def test_state_of_ones_own_goes_on_too(changes, run, stopped_at, gone_on, tmp_path, monkeypatch):
+def test_state_of_ones_own_is_resumed_too(changes, run, stopped_at, resume, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     whole = run(*TINY, *changes, name="whole")
     stopped_at(7, *TINY, *changes)
-    assert same(gone_on(), whole.directory)
+    assert same(resume(), whole.directory)
 
 
 @posix
-def test_stopped_again_and_again(undisturbed, stopped_at, gone_on, command, tmp_path, monkeypatch):
+def test_stopped_again_and_again(undisturbed, stopped_at, resume, command, tmp_path, monkeypatch):
     whole = undisturbed(*TINY)
     stopped_at(2, *TINY)
     step = Stepper.__call__
@@ -180,26 +180,26 @@ def test_stopped_again_and_again(undisturbed, stopped_at, gone_on, command, tmp_
         assert done.code == 75
         assert "resume=" in done.out
         monkeypatch.setattr(Stepper, "__call__", step)
-    assert same(gone_on(), whole.directory)
+    assert same(resume(), whole.directory)
     environment = json.loads((tmp_path / "stopped" / "environment.json").read_text())
     assert len(environment["resumed"]) == 4
 
 
-def test_more_epochs_are_as_if_there_had_been_more_from_the_start(run, gone_on):
+def test_more_epochs_are_as_if_there_had_been_more_from_the_start(run, resume):
     longer = run(*TINY, "trainer.epochs=5", name="longer")
     run(*TINY, name="first")
-    assert same(gone_on("first", "trainer.epochs=5"), longer.directory)
+    assert same(resume("first", "trainer.epochs=5"), longer.directory)
 
 
 @posix
 def test_ctrl_c_saves_too_and_ctrl_c_twice_stops_at_once(
-    run, undisturbed, stopped_at, gone_on, tmp_path, monkeypatch
+    run, undisturbed, stopped_at, resume, tmp_path, monkeypatch
 ):
     whole = undisturbed(*TINY)
     stopped_at(7, *TINY, number_of=signal.SIGINT)
     directory = tmp_path / "stopped"
     assert json.loads((directory / "summary.json").read_text())["status"] == "interrupted"
-    assert same(gone_on(), whole.directory)
+    assert same(resume(), whole.directory)
 
     step = Stepper.__call__
     taken = []
@@ -216,7 +216,7 @@ def test_ctrl_c_saves_too_and_ctrl_c_twice_stops_at_once(
         run(*TINY, name="twice")
     assert len(taken) == 7  # not one step more
     monkeypatch.setattr(Stepper, "__call__", step)
-    assert same(gone_on("twice"), whole.directory)
+    assert same(resume("twice"), whole.directory)
 
 
 @posix
@@ -432,27 +432,27 @@ def test_what_may_change_and_what_not(run, command, tmp_path):
 
 @pytest.mark.long
 def test_the_second_process_in_a_directory_is_told_and_touches_nothing(run, tmp_path):
-    answers = []
+    seen = []
 
     class Intruding(Quiet):
         def show(self, row):
             super().show(row)
-            if not answers:
+            if not seen:
                 before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir()}
                 for extra in (
                     (*TINY, f"output_dir={tmp_path / 'run'}"),
                     (f"resume={tmp_path}/run",),
                 ):
-                    answers.append(
+                    seen.append(
                         subprocess.run(
                             [sys.executable, "-m", "refine", *extra],
                             capture_output=True, text=True, cwd=ROOT,
                         )
                     )  # fmt: skip
-                answers.append({p: p.read_bytes() for p in before} == before)
+                seen.append({p: p.read_bytes() for p in before} == before)
 
     done = run(*TINY, display=Intruding())
-    first, second, untouched = answers
+    first, second, untouched = seen
     assert (first.returncode, second.returncode, untouched) == (1, 1, True)
     assert "exists and is not empty" in first.stderr
     assert "another process is running" in second.stderr
@@ -470,13 +470,13 @@ def test_who_only_looks_whether_a_run_is_going_on_is_not_in_its_way(run, tmp_pat
 
 
 @posix
-def test_the_clock_may_go_back(undisturbed, stopped_at, gone_on, tmp_path, monkeypatch):
+def test_the_clock_may_go_back(undisturbed, stopped_at, resume, tmp_path, monkeypatch):
     whole = undisturbed(*TINY)
     stopped_at(6, *TINY)
     for path in (tmp_path / "stopped").iterdir():
         os.utime(path, (4e9, 4e9))  # from a future that the clock has left
     monkeypatch.setattr("time.time", lambda: 1e9)
-    assert same(gone_on(), whole.directory)
+    assert same(resume(), whole.directory)
 
 
 @posix
