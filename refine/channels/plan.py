@@ -125,8 +125,7 @@ def plan(
     more if every layer is at its floor.
 
     groups: those of ``model``. initial: their widths at first, by root. gradients: of parameters,
-    for criteria that need them. protected: layers that keep their channels. ``model`` stays as
-    it is.
+    for criteria that need them. protected: layers that are not cut. ``model`` does not change.
     """
     amount = Amount(settings.unit, model, example, groups)
     work = deepcopy(model)

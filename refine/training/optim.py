@@ -1,4 +1,4 @@
-"""Muon, whose updates are orthogonal, for short training; Stages, a schedule of rates."""
+"""Which optimizer and which schedule of rates does torch not have? Muon and Stages."""
 
 from collections.abc import Iterable, Sequence
 
