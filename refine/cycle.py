@@ -164,6 +164,7 @@ def cut(cycle: Cycle) -> None:
     """Cuts. Whatever fails from here on, the cycle counts."""
     cycle.cut = cycle.parts.method.cut_(cycle.choice)
     cycle.parts.cycles += 1
+    torch.clear_autocast_cache()  # of the weights before
 
 
 def measure_cut(cycle: Cycle) -> None:

@@ -18,6 +18,7 @@ RENAMED = {
     "refine.pruning.bounds": "refine.pruning.allocation",
     "refine.pruning.criteria": "refine.channels.criteria",
     "refine.pruning.initial_value": "refine.regrowth.initial",
+    "refine.pruning.reference": "refine.regrowth.reference",
     "refine.pruning.regrowth": "refine.regrowth",
     "refine.pruning.regrowth_allocation": "refine.regrowth.allocation",
     "refine.pruning.regrowth_score": "refine.regrowth.score",

@@ -385,3 +385,17 @@ def test_a_cut_model_may_move_and_be_loaded_again():
     refinement.masks.zero_cut_()
     scores = magnitude(model, [])
     assert all((scores[key][~mask] == 0).all() for key, mask in refinement.masks.items())
+
+
+def test_a_floor_whose_measurement_fails_leaves_the_network_as_it_was():
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    refinement = RuntimeRefinement(model, replay=NO_REPLAY)
+
+    def failing(network):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        refinement.refinement_cycle(loader(), 0.5, validate=failing, floor=0.5)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    assert (refinement.sparsity, refinement.cycles) == (0, 0)

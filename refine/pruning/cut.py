@@ -146,10 +146,13 @@ class MaskedCut:
         def passes(marked: Marks) -> bool:
             self.downscale_()
             self.masks.cut_(marked)
-            reached = validate(self.model)
-            self.masks.grow_(marked, {name: weights[name][going] for name, going in marked.items()})
-            for parameter, value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
-            return reached >= floor
+            torch.clear_autocast_cache()  # of the weights before
+            try:
+                return validate(self.model) >= floor
+            finally:
+                now = {name: weights[name][going] for name, going in marked.items()}
+                self.masks.grow_(marked, now)
+                for parameter, value in zip(parameters, before, strict=True):
+                    parameter.copy_(value)
 
         return largest(ratio, choice, lambda lower: self.choose(scores, lower), passes, {})

@@ -179,4 +179,10 @@ def as_importance(given: Importance | type[StatefulImportance]) -> StatefulImpor
     """What ``given`` is as a StatefulImportance: a class such as ``movement`` is instantiated, a
     plain function is wrapped."""
     made = given() if isinstance(given, type) else given
-    return made if isinstance(made, StatefulImportance) else PlainImportance(made)
+    if isinstance(made, StatefulImportance):
+        return made
+    members = ("needs_steps", "observe", "begin_epoch", "state_dict", "load_state_dict")
+    lacking = [name for name in members if not hasattr(made, name)]
+    if 0 < len(lacking) < len(members):  # the half that is there would be ignored in silence
+        raise TypeError(f"the importance {made!r:.60} lacks {', '.join(lacking)}")
+    return PlainImportance(made)

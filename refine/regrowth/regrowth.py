@@ -190,9 +190,11 @@ class Regrowth:
         return Regrown(dict(counts), marked, values)
 
     def _denser(self, model: nn.Module, masks: Masks) -> Reference | None:
-        if not self.by_reference or self.reference is None:
+        if self.reference is None:
             return self._first
-        return self.reference.denser(model, masks)
+        if isinstance(self.reference, Reference) or self.by_reference:
+            return self.reference.denser(model, masks)
+        return None  # a cache that nothing here uses is not unpacked
 
     def shrunk_(self, model: nn.Module, smaller: Smaller) -> None:
         """Does nothing: channels that were taken out do not grow back."""

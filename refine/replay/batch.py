@@ -84,4 +84,11 @@ class PlainReplay:
 
 def as_replay(given: ReplaySource | ReplayBatches) -> ReplaySource:
     """``given`` as a ReplaySource: a plain function is wrapped."""
-    return given if isinstance(given, ReplaySource) else PlainReplay(given)
+    if isinstance(given, ReplaySource):
+        return given
+    if not callable(given):
+        raise TypeError(
+            f"the replay {given!r:.60} is no function, and lacks some of examples, bytes, batches, "
+            "keep, begin_task, state_dict, load_state_dict"
+        )
+    return PlainReplay(given)

@@ -72,7 +72,7 @@ class ReplaySteps:
         value = loss()
         for optimizer in optimizers:
             if needs_closure(optimizer):
-                optimizer.step(lambda: loss().item())
+                optimizer.step(loss)  # type: ignore[arg-type]  # torch's own take a tensor
             else:
                 optimizer.step()
         self.model.zero_grad()  # leave no gradient to the user's next step

@@ -7,12 +7,13 @@ so that nothing is used or dropped in silence.
 import csv
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from refine import schedule
 from refine.errors import ReportError
 from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
 from refine.setting import flat
@@ -174,7 +175,13 @@ def _settings(path: Path) -> dict[str, Any]:
         raise Unusable(f"{path.name} is not valid YAML{where}") from None
     if not isinstance(config, dict) or not isinstance(config.get("seed"), int):
         raise Unusable(f"{path.name} is not a run's: it names no seed")
-    return dict(flat({key: value for key, value in config.items() if key not in HEADER}))
+    found = dict(flat({key: value for key, value in config.items() if key not in HEADER}))
+    # Version 0.1.0 saved every schedule's settings with each; ours have what they name.
+    module, _, name = str(found.get("schedule")).rpartition(".")
+    if module == "refine.schedule" and hasattr(schedule, name):
+        own = {f"schedule.{entry.name}" for entry in fields(getattr(schedule, name))}
+        found = {n: v for n, v in found.items() if not n.startswith("schedule.") or n in own}
+    return found
 
 
 def _text(path: Path) -> str:

@@ -110,34 +110,49 @@ def reshape_(model: nn.Module, wanted: Mapping[str, Sequence[int]]) -> Shrunk:
 
 def fit_(optimizer: Optimizer, shrunk: Mapping[Tensor, Sequence[Change]]) -> None:
     """Makes the state of ``optimizer``, such as Adam's moments, smaller with the parameters: it is
-    kept for the elements that stay. State of another shape, as that of Adafactor and LBFGS, is
-    dropped. To be called once after each change."""
-    changed = 0
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            for change in shrunk.get(parameter, ()):
-                changed += 1
-                _follow_(optimizer.state, parameter, change)
-    if changed and isinstance(optimizer, LBFGS):  # its state is for all parameters together
-        optimizer.state.clear()
-        optimizer._numel_cache = None
-
-
-def _follow_(states: dict[Tensor, dict[str, Any]], parameter: Tensor, change: Change) -> None:
-    state = states.get(parameter)
-    if not state:
+    kept for the elements that stay. State that fits already, as it was made or loaded later, stays;
+    state of another shape, as that of Adafactor and LBFGS, is dropped."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if isinstance(optimizer, LBFGS):  # its state is for all parameters together
+        size, optimizer._numel_cache = sum(p.numel() for p in parameters), None
+        if any(tensor.numel() not in (1, size) for tensor in _tensors_in(optimizer.state)):
+            optimizer.state.clear()
         return
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    for parameter in parameters:
+        if parameter in shrunk and parameter in optimizer.state:
+            _follow_(optimizer.state, parameter, shrunk[parameter])
+
+
+def _follow_(
+    states: dict[Tensor, dict[str, Any]], parameter: Tensor, changes: Sequence[Change]
+) -> None:
+    state = states[parameter]
+    shapes = {tensor.shape for tensor in _tensors_in(state)} - {torch.Size([])}
+    if all(_broadcasts(shape, parameter.shape) for shape in shapes):
+        return
     nested = any(isinstance(value, list | dict) for value in state.values())
-    if not nested and all(v.shape in (parameter.shape, torch.Size([])) for v in tensors.values()):
-        return  # it was made or loaded after the change
-    alike = all(value.shape in (change.shape, torch.Size([])) for value in tensors.values())
-    if change.positions is None or nested or not alike:
+    # The changes since the state was made.
+    first = next((i for i, change in enumerate(changes) if shapes == {change.shape}), None)
+    since = [] if first is None or nested else changes[first:]
+    if not since or any(change.positions is None for change in since):
         states.pop(parameter)
         return
-    for key, value in tensors.items():
-        if value.shape == change.shape:
-            state[key] = _taken(value, change.positions)
+    for shape, positions in since:
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == shape and positions is not None:
+                state[key] = _taken(value, positions)
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    return len(shape) == len(to) and all(n in (1, m) for n, m in zip(shape, to, strict=True))
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors_in(inner)
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
@@ -178,6 +193,7 @@ def _set_(model: nn.Module, found: Mapping[str, tuple[Tensor, Tensor | None]]) -
             tensor.grad = _taken(gradient, positions)
     for module in model.modules():
         _refresh_(module)
+    torch.clear_autocast_cache()  # it knows parameters by their identity
     return shrunk
 
 

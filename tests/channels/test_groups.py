@@ -1,5 +1,7 @@
 """Which channels go together, in networks of all kinds: taken out or told why not."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -368,3 +370,41 @@ def test_settings_of_the_wrong_type_are_named():
         with pytest.raises((TypeError, ValueError), match=next(iter(settings))):
             Structured(**settings)
     assert Structured(protected="conv1").protected == ("conv1",)
+
+
+@pytest.mark.parametrize("kind", ["Adam", "SGD", "Adafactor"])
+def test_state_that_is_loaded_after_a_cut_is_kept(kind):
+    settings = {"momentum": 0.9} if kind == "SGD" else {}
+    model, x, y = small()
+    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=0.01, **settings)
+    refinement = refined(model, x)
+    stepped(model, optimizer, x, y, 3)
+    refinement.refinement_cycle(None, 0.4)
+    stepped(model, optimizer, x, y, 2)
+    other = getattr(torch.optim, kind)(model.parameters(), lr=0.01, **settings)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    twin = copy.deepcopy(model)
+    third = getattr(torch.optim, kind)(twin.parameters(), lr=0.01, **settings)
+    third.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert stepped(model, other, x, y, 3) == stepped(twin, third, x, y, 3)
+
+
+def test_state_that_was_loaded_between_two_cuts_follows_the_second():
+    model, x, y = small()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    refinement = refined(model, x)
+    stepped(model, optimizer, x, y, 3)
+    refinement.refinement_cycle(None, 0.3)
+    other = torch.optim.Adam(model.parameters(), lr=0.01)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    refinement.refinement_cycle(None, 0.3)
+    stepped(model, other, x, y, 2)
+    assert {float(other.state[p]["step"]) for p in model.parameters()} == {5.0}
+
+
+def test_a_cut_inside_an_autocast_block_is_seen_by_the_next_pass():
+    model, x, _ = small()
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x).sum().backward()
+        refined(model, x).refinement_cycle(None, 0.4)
+        assert model(x).shape == (len(x), 10)

@@ -552,3 +552,15 @@ def test_a_wrapped_importance_is_given_the_loss_only_if_its_function_takes_it():
     assert given(without) is None
     assert given(partial(with_loss, loss=3)) == 3
     assert given(lambda model, batches, **others: others) == 7
+
+
+def test_half_of_an_importance_that_remembers_is_refused():
+    class Half:
+        def observe(self, weights, scale):
+            raise AssertionError
+
+        def __call__(self, model, batches):
+            return {}
+
+    with pytest.raises(TypeError, match="lacks needs_steps, begin_epoch"):
+        importance.as_importance(Half())

@@ -508,3 +508,15 @@ def test_similarity_of_the_same_and_of_small_maps():
         model, [(torch.randn(4, 1, 6, 6), None)], masks, Reference.of(model, masks)
     )
     assert found == {"0.weight": pytest.approx(1, abs=1e-5), "1.weight": 0.5, "3.weight": 0.5}
+
+
+def test_a_score_of_ones_own_is_given_the_reference():
+    model, masks, dense, data = pruned()
+    seen = []
+
+    def own(model, batches, alive, reference, loss, generator):
+        seen.append(reference)
+        return {name: torch.rand(mask.shape, generator=generator) for name, mask in alive.items()}
+
+    Regrowth(own, ALLOCATIONS["uniform"], budget=0.1, reference=dense).regrow_(model, masks, data)
+    assert seen == [dense]
