@@ -164,7 +164,7 @@ def test_the_stages_of_sparse_training_are_recorded(run):
         (["regrowth=random"], "do not grow"),
         (["cache=memory"], "keeps single weights"),
         (["distillation=self", "distillation.match=features"], "set logits"),
-        (["pruner.layers={conv1: 0.3}"], "only 0"),
+        (["pruner.layers={conv1: 0.3}"], "only give 0"),
         (["pruner.layers={nothing*: 0}"], "is no layer"),
         (["pruner.criterion=bn_scal"], "did you mean bn_scale"),
         (["pruner.round_to=0"], "at least 1"),

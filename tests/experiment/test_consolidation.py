@@ -195,7 +195,7 @@ def test_replay_keeps_what_training_alone_forgets(run):
         ("distillation=dense", "distillation.source: is not set"),
         ("distillation=dense distillation.source=nowhere", "distillation.source: cannot read"),
         ("distillation=self replay=none replay.steps=0", "distillation.during: replay has no"),
-        ("regrowth=reference regrowth.source=cache", "regrowth.source: cache needs one"),
+        ("regrowth=reference regrowth.source=cache", "regrowth.source: is cache, and there is none; set cache=memory"),
         ("recovery=clr recovery.cycle_momentum=true trainer=sgd_step trainer.epochs=4 "
          "trainer.optimizer.momentum=0 trainer.optimizer.nesterov=false",
          "recovery.cycle_momentum: SGD has no momentum"),
@@ -213,7 +213,7 @@ def test_replay_keeps_what_training_alone_forgets(run):
          "dataset.validation_size: there are no"),
         ("replay=reservoir replay.selection=entropy", "replay.storage: reservoir uses no rank"),
         ("replay=training replay.sampling=proportional", "replay.sampling: there is no memory"),
-        ("regrowth=random cache=memory regrowth.source=cache", "regrowth.source: is used by"),
+        ("regrowth=random cache=memory regrowth.source=cache", "regrowth.source: is used only by"),
         ("recovery=slr recovery.rewind_to=1", "recovery.rewind_to: needs"),
         ("recovery=slr recovery.max_lr=inf", "recovery.max_lr: must be finite"),
         ("recovery.curve=torch.sin", "recovery.curve: torch.sin fails"),
