@@ -195,7 +195,10 @@ def test_replay_keeps_what_training_alone_forgets(run):
         ("distillation=dense", "distillation.source: is not set"),
         ("distillation=dense distillation.source=nowhere", "distillation.source: cannot read"),
         ("distillation=self replay=none replay.steps=0", "distillation.during: replay has no"),
-        ("regrowth=reference regrowth.source=cache", "regrowth.source: is cache, and there is none; set cache=memory"),
+        (
+            "regrowth=reference regrowth.source=cache",
+            "regrowth.source: is cache, and there is none; set cache=memory",
+        ),
         ("recovery=clr recovery.cycle_momentum=true trainer=sgd_step trainer.epochs=4 "
          "trainer.optimizer.momentum=0 trainer.optimizer.nesterov=false",
          "recovery.cycle_momentum: SGD has no momentum"),
