@@ -34,7 +34,7 @@ class Forked:
         *,
         module: str = "refine.cli.run",
         cwd: Path | str | None = None,
-        environment: Mapping[str, str] = {},  # noqa: B006 (never changed)
+        environment: Mapping[str, str] = {},
     ):
         context = get_context("forkserver")
         context.set_forkserver_preload(_IMPORTED)

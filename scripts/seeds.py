@@ -12,7 +12,8 @@ import os
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import torch
@@ -70,14 +71,14 @@ def _run_all(jobs: list[list[str]], asked_for: str, on_cpu: bool) -> None:
             if problem := _run(job, Terminal()):
                 raise SystemExit(problem)
         return
-    done, context = 0, get_context("spawn")
+    done, context = 0, _context()
     full = len(jobs) // workers * workers  # what is left over shares the threads among fewer
     for part in (jobs[:full], jobs[full:]):
         if not part:
             continue
         size = min(workers, len(part))
         threads = max(1, cores // size)
-        with ProcessPoolExecutor(size, context, _begin, (threads, os.getpid())) as pool:
+        with ProcessPoolExecutor(size, context, _begin, (threads,)) as pool:
             running = {pool.submit(_run, job): Path(job[-1].partition("=")[2]) for job in part}
             for future in as_completed(running):
                 if problem := future.result():
@@ -93,13 +94,22 @@ def _run_all(jobs: list[list[str]], asked_for: str, on_cpu: bool) -> None:
                 )
 
 
-def _begin(threads: int, parent: int) -> None:
+def _context() -> BaseContext:
+    """Workers start from one process that has imported PyTorch, where the system can do that."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["seeds", "refine.report.figure", "torch._dynamo"])
+    return context
+
+
+def _begin(threads: int) -> None:
     """A worker begins. It ends with its parent: else it would keep running beside the next one."""
     torch.set_num_threads(threads)
+    parent = parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from conftest import ROOT, SMALL
+from forked import Forked
 
 from refine import config
 from refine.cli.help import help_text
@@ -214,19 +216,16 @@ def test_ones_own_model_data_and_importance_are_found_beside_one(command, tmp_pa
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_leaves_what_was_done(tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-m", "refine", *SMALL, "trainer.epochs=5000", "output_dir=run"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:  # fmt: skip
-        metrics = tmp_path / "run" / "metrics.csv"
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (
-            metrics.is_file() and metrics.read_text().count("\n") > 3
-        ):
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+    interrupts = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = Forked([*SMALL, "trainer.epochs=5000", "output_dir=run"], interrupts, cwd=tmp_path)
+    metrics = tmp_path / "run" / "metrics.csv"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (
+        metrics.is_file() and metrics.read_text().count("\n") > 3
+    ):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
 from conftest import SMALL
+from forked import Forked
 from runs import rows
 
 from refine.cli.compose import composed, workers
@@ -341,14 +343,13 @@ def test_ctrl_c_ends_the_sweep_tidily(tmp_path):
 
 
 def start(*arguments, cwd):
-    return subprocess.Popen(
-        [sys.executable, "-m", "refine", *arguments],
-        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    interrupts = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    return Forked([*arguments], interrupts, cwd=cwd)
 
 
 def refine(*arguments, cwd):
-    process = start(*arguments, cwd=cwd)
-    out, err = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+    """The command in a process of its own, from the beginning."""
+    return subprocess.run(
+        [sys.executable, "-m", "refine", *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip

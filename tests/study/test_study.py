@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from conftest import SMALL
+from forked import Forked
 
 optuna = pytest.importorskip("optuna")
 
@@ -409,17 +410,14 @@ def test_two_processes_share_a_study_and_one_is_killed(study, monkeypatch, tmp_p
     (tmp_path / "mine.py").write_text(SCORE)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     searched = "--trials", "3", RATIO, "pruner.importance=mine.score"
-    command = [sys.executable, "-m", "refine.study", "--directory", "study", *FIXED, *searched]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with (
-        subprocess.Popen(command, env=os.environ | {"HANG": "1"}, **pipes) as killed,
-        subprocess.Popen(command, **pipes) as other,
-    ):
-        try:
-            out, err = other.communicate(timeout=300)
-        finally:
-            killed.kill()
-            other.kill()
+    command = ["--directory", "study", *FIXED, *searched]
+    killed = Forked(command, module="refine.study.cli", environment={"HANG": "1"})
+    other = Forked(command, module="refine.study.cli")
+    try:
+        out, err = other.communicate(timeout=300)
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        other.send_signal(signal.SIGKILL)
     assert (other.returncode, err) == (0, "")
     assert len([line for line in out.splitlines() if "  best: trial " in line]) == 2
     states = [row["state"] for row in table()]

@@ -7,8 +7,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, Quiet
 from filelock import FileLock
+from forked import done as done_apart
 from runs import digits_folder, rows
 
 from refine import experiment
@@ -443,12 +442,7 @@ def test_the_second_process_in_a_directory_is_told_and_touches_nothing(run, tmp_
                     (*TINY, f"output_dir={tmp_path / 'run'}"),
                     (f"resume={tmp_path}/run",),
                 ):
-                    seen.append(
-                        subprocess.run(
-                            [sys.executable, "-m", "refine", *extra],
-                            capture_output=True, text=True, cwd=ROOT,
-                        )
-                    )  # fmt: skip
+                    seen.append(done_apart([*extra], cwd=ROOT))
                 seen.append({p: p.read_bytes() for p in before} == before)
 
     done = run(*TINY, display=Intruding())
