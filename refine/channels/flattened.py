@@ -7,6 +7,7 @@ torch-pruning 1.6.1 assumes that every flattened image was (channels, places). W
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 TO_CHANNELS_LAST = (0, 2, 3, 1)
@@ -14,50 +15,40 @@ TO_CHANNELS_LAST = (0, 2, 3, 1)
 
 @dataclass(frozen=True)
 class ChannelsLast:
-    """Maps a position in (channels, places) to one in (places, channels), or back. ``layer`` reads
+    """Maps positions in (channels, places) to those in (places, channels), or back. ``layer`` reads
     them; its width tells how many channels there are now."""
 
     layer: nn.Linear
     places: int
     back: bool
 
-    def __call__(self, indices: list[Any]) -> list[Any]:
-        from torch_pruning._helpers import _HybridIndex as Index
-
+    def __call__(self, index: np.ndarray) -> np.ndarray:
         rows, columns = self.layer.in_features // self.places, self.places
         if self.back:
             rows, columns = columns, rows
-        return [
-            Index(idx=at.idx % columns * rows + at.idx // columns, root_idx=at.root_idx)
-            for at in indices
-        ]
+        return index % columns * rows + index // columns
 
 
-def flattened_channels_last_(graph: Any) -> None:
-    """Corrects a built DependencyGraph for every such layer."""
-    from torch_pruning import ops
+def flattened_channels_last_(graph: Any, node: Any) -> None:
+    """Corrects the reshape ``node`` of a DependencyGraph if it is of that kind."""
     from torch_pruning.dependency import shape_infer
 
-    for node in list(graph.module2node.values()):
-        if node.type != ops.OPTYPE.RESHAPE:
+    for origin in node.inputs:
+        while origin.grad_fn is not None and "Clone" in origin.grad_fn.name():
+            origin = origin.inputs[0]
+        if getattr(origin.grad_fn, "_saved_dims", None) != TO_CHANNELS_LAST:
             continue
-        for origin in node.inputs:
-            while origin.grad_fn is not None and "Clone" in origin.grad_fn.name():
-                origin = origin.inputs[0]
-            if getattr(origin.grad_fn, "_saved_dims", None) != TO_CHANNELS_LAST:
+        channels = shape_infer.infer_out_channels_recursively(graph, origin, [0])
+        for after in node.outputs:
+            reader = after
+            while not isinstance(reader.module, nn.Linear) and reader.outputs:
+                reader = reader.outputs[0]
+            if not isinstance(reader.module, nn.Linear) or not channels:
                 continue
-            channels = shape_infer.infer_out_channels_recursively(graph, origin, [0])
-            for after in node.outputs:
-                reader = after
-                while not isinstance(reader.module, nn.Linear) and reader.outputs:
-                    reader = reader.outputs[0]
-                if not isinstance(reader.module, nn.Linear) or not channels:
-                    continue
-                places = reader.module.in_features // channels
-                # The first of an edge's two mappings is torch-pruning's own, which it makes again
-                # for every group. This one is put behind the reshape: before it, the way back
-                # would be wrong.
-                for here, there, back in ((node, after, False), (after, node, True)):
-                    for edge in here.dependencies:
-                        if edge.target is there:
-                            edge.index_mapping[1] = ChannelsLast(reader.module, places, back)
+            places = reader.module.in_features // channels
+            # The first of an edge's two mappings is torch-pruning's own. This one is put behind the
+            # reshape: before it, the way back would be wrong.
+            for here, there, back in ((node, after, False), (after, node, True)):
+                for edge in here.dependencies:
+                    if edge.target is there:
+                        edge.index_mapping[1] = ChannelsLast(reader.module, places, back)

@@ -1,10 +1,9 @@
 """Which channels of a network go together?
 
 The library torch-pruning (DepGraph, Fang et al. 2023, arXiv:2301.12900) finds it out from a pass
-through the network. Only this, flattened.py and criteria.py use that library.
+through the network.
 """
 
-import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refine.channels.flattened import flattened_channels_last_
-from refine.evaluation.traceless import in_mode
+from refine.channels.follow import Unfollowed, follow
+from refine.channels.library import dependencies, said, torch_pruning, update_
 from refine.sparsity.shrink import Smaller, depthwise, each_tensor
 from refine.sparsity.topology import output_tensors, traced
 
-INSTALL = "pip install 'runtime-refinement[structured]'"
+ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
 OF_THE_NETWORK = "its outputs are the network's"
 WRAPPERS = (
     "OptimizedModule",
@@ -65,7 +64,7 @@ class Graph:
     def __init__(self, model: nn.Module, example: Tensor, protected: Iterable[str] = ()):
         check_bare(model)
         self.model = model
-        library = torch_pruning()
+        torch_pruning()
         layers = dict(model.named_modules())
         graph = traced(model)
         # Without a trace refine/channels/verify.py finds them: without a channel they are fewer.
@@ -80,21 +79,31 @@ class Graph:
         self._names = {module: name for name, module in layers.items()}
         owners = [id(tensor) for _, tensor, _ in each_tensor(model)]
         self._shared = {tensor for tensor in owners if owners.count(tensor) > 1}
-        with in_mode(model, training=False), warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")  # about parameters without a layer: they get a Member
-            self._graph = library.DependencyGraph().build_dependency(
-                model, example_inputs=example[:1], verbose=False
-            )
-        flattened_channels_last_(self._graph)
+        self._graph, self._changed = dependencies(model, example), False
 
     def library_groups(self) -> dict[str, Any]:
         """torch-pruning's own groups as the network is now, by root layer."""
-        found = {}
-        roots = (nn.modules.conv._ConvNd, nn.Linear)
-        for group in self._graph.get_all_groups(
-            ignored_layers=list(self._stay), root_module_types=list(roots)
-        ):
-            found[self._names[group[0].dep.target.module]] = group
+        found, done = dict[str, Any](), set[nn.Module]()
+        self._update_()
+        for layer in list(self._graph.module2node):
+            if layer in done or layer in self._stay or not isinstance(layer, ROOTS):
+                continue
+            name = self._names[layer]
+            try:
+                channels = self._graph.get_out_channels(layer)
+                group = follow(self._graph, layer, range(channels))
+            except Exception as error:  # the library's own too
+                fails = f"torch-pruning fails on what reads its channels: {said(error)}"
+                self.left[name] = str(error) if isinstance(error, Unfollowed) else fails
+                continue
+            makers = [
+                dependency.target.module
+                for dependency, _ in group
+                if self._graph.is_out_channel_pruning_fn(dependency.handler)
+            ]
+            done.update(makers)
+            if not set(makers).intersection(self._stay):
+                found[name] = group
         return found
 
     def groups(self) -> list[ChannelGroup]:
@@ -109,9 +118,15 @@ class Graph:
 
     def prune(self, root: str, channels: Iterable[int]) -> None:
         """Takes channels of a group out of the network."""
+        self._update_()
         layer = self.model.get_submodule(root)
-        pruner = self._graph.get_pruner_of_module(layer)
-        self._graph.get_pruning_group(layer, pruner.prune_out_channels, list(channels)).prune()
+        follow(self._graph, layer, channels).prune(record_history=False)
+        self._changed = True
+
+    def _update_(self) -> None:
+        if self._changed:
+            update_(self._graph)
+        self._changed = False
 
     def _described(self, root: str, group: Any) -> ChannelGroup:
         members: list[Member] = []
@@ -217,12 +232,3 @@ def check_bare(model: nn.Module) -> None:
                 f"{name or 'the network'} has a parametrised weight (torch.nn.utils); make it "
                 "permanent before channels are taken out"
             )
-
-
-def torch_pruning() -> Any:
-    """The library; ValueError if it is not installed."""
-    try:
-        import torch_pruning as library
-    except ImportError:
-        raise ValueError(f"channels need the library torch-pruning: {INSTALL}") from None
-    return library

@@ -1,22 +1,22 @@
 """Which channel groups can be taken out of a network, and does it compute the same without them?
 
 torch-pruning follows gradients to find which channels go together, and so misses some of what a
-network's code does with shapes. Every group is therefore tried once, on a copy with random weights:
-the network's own could hide a mistake, as a norm whose scale is still 0 does.
+network's code does with shapes. Every group is therefore tried once, on a copy with random weights.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from refine.channels.groups import OF_THE_NETWORK, ChannelGroup, Graph, without
-from refine.sparsity.shrink import smaller_
+from refine.channels.library import said
+from refine.channels.probe import LAYERS, OUTPUTS, Affine, Probe, Seen
 
-TOLERANCE = 1e-3  # of the outputs' scale, in single precision; wrong columns make a third or more
+VISIBLE = 100  # times what rounding may change, at least, to count as an effect
+DRAWS = 3  # of a group's channels, until their effect is visible
 
 
 def usable_groups(
@@ -32,128 +32,139 @@ def usable_groups(
 def misfits(model: nn.Module, example: Tensor, groups: Iterable[ChannelGroup]) -> dict[str, str]:
     """The groups, by root, whose channels cannot be taken out, each with the reason.
 
-    A random third of a group's channels is taken out of a copy. Its outputs must be those of the
-    network with these channels set to 0. A layer norm, which mixes channels, is replaced by its
-    scale and shift for this.
+    A random third of a group's channels is taken out of a copy. Then every layer, and the network,
+    must compute what they do with these channels set to 0. They and each layer that reads these
+    channels must compute something else than with them: otherwise nothing was seen. A layer norm,
+    which mixes channels, is replaced by its scale and shift for this.
     """
-    found = {}
-    draw = torch.Generator().manual_seed(0)
-    inputs = torch.randn(2, *example.shape[1:], generator=draw).to(example)
-    drawn = _drawn(model, draw).eval()
+    draw, found = torch.Generator().manual_seed(0), {}
     with torch.no_grad(), torch.random.fork_rng():
-        trains_otherwise = _has_training_layers(drawn, inputs)
+        probe = Probe(model, example)
+        dense = probe.seen()
+        trains = _has_training_layers(probe, dense)
         for group in groups:
-            if group.width < 2:
-                continue
-            gone = torch.randperm(group.width, generator=draw)[: max(1, group.width // 3)]
-            network = _plain(drawn, group)
-            wanted = pytree.tree_leaves(_silenced(network, group, gone, inputs))
-            smaller = _plain(drawn, group)
-            try:
-                smaller_(smaller, without(smaller, [group], {group.root: gone.tolist()}))
-                outputs = pytree.tree_leaves(smaller(inputs))
-            except Exception as error:  # the network's own code, with widths it does not know
-                reason = " ".join(str(error).split())
-                found[group.root] = f"the network fails without some of its channels: {reason:.80}"
-                continue
-            if [_shape(leaf) for leaf in outputs] != [_shape(leaf) for leaf in wanted]:
-                found[group.root] = OF_THE_NETWORK
-            elif not all(map(_same, outputs, wanted)):
-                found[group.root] = "what reads its channels cannot be followed"
-            elif trains_otherwise:
-                try:
-                    smaller.train()(inputs)
-                except Exception:  # the network's own code here too
-                    found[group.root] = "what reads its channels in training cannot be followed"
+            if group.width > 1 and (reason := _misfit(probe, group, dense, draw, trains)):
+                found[group.root] = reason
     return found
 
 
-class Affine(nn.Module):
-    """Scale and shift of a layer norm, without its mixing."""
-
-    def __init__(self, norm: nn.LayerNorm):
-        super().__init__()
-        self.weight, self.bias = norm.weight, norm.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., width) to the same."""
-        x = x if self.weight is None else x * self.weight
-        return x if self.bias is None else x + self.bias
-
-
-def _drawn(model: nn.Module, draw: torch.Generator) -> nn.Module:
-    """A copy with random weights and buffers."""
-    copy = deepcopy(model)
-    with torch.no_grad():
-        for name, tensor in (*copy.named_parameters(), *copy.named_buffers()):
-            if not tensor.is_floating_point() or not tensor.dim():
-                continue
-            if tensor.dim() > 1:
-                numbers = torch.randn(tensor.shape, generator=draw) / tensor[0].numel() ** 0.5
-            elif name.endswith(("bias", "mean")):
-                numbers = 0.3 * torch.randn(tensor.shape, generator=draw)
-            else:
-                numbers = 0.5 + torch.rand(tensor.shape, generator=draw)
-            tensor.copy_(numbers)
-    return copy
-
-
-def _plain(network: nn.Module, group: ChannelGroup) -> nn.Module:
-    """A copy in which no norm mixes the group's channels."""
-    copy = deepcopy(network)
-    layers = dict(copy.named_modules())
-    for name in group.norms:
-        if isinstance(layers.get(name), nn.LayerNorm):
-            copy.set_submodule(name, Affine(layers[name]))
-    return copy.eval()
+def _misfit(
+    probe: Probe, group: ChannelGroup, dense: Seen, draw: torch.Generator, trains: bool
+) -> str | None:
+    """Why a group's channels cannot be taken out, if so. ``dense``: what was seen of the network as
+    it is; ``trains``: some of its layers are only used in training."""
+    layers = dict(probe.network.named_modules())
+    norms = [name for name in group.norms if isinstance(layers.get(name), nn.LayerNorm)]
+    for name in norms:
+        if name not in probe.norms:
+            return f"along which of its axes {name} works is not known"
+    reason = None
+    with probe.plain(norms):
+        try:
+            dense = probe.seen() if norms else dense
+            for _ in range(DRAWS):
+                gone = torch.randperm(group.width, generator=draw)[: max(1, group.width // 3)]
+                with _silenced(probe.network, group, gone):
+                    wanted = probe.seen()
+                unseen = _unseen(group, dense, wanted)
+                wanted = _survivors(group, gone, probe.network, wanted)
+                smaller = without(probe.network, [group], {group.root: gone.tolist()})
+                with probe.without(smaller):
+                    reason = _difference(wanted, probe.seen())
+                    if trains and not (reason or unseen):
+                        reason = _in_training(probe)
+                if reason or not unseen:
+                    return reason
+        except Exception as error:  # the network's own code, with widths it does not know
+            return f"the network fails without some of its channels: {said(error)}"
+    return unseen
 
 
-def _has_training_layers(network: nn.Module, inputs: Tensor) -> bool:
-    """Whether some layers with weights are used in training only, and a training pass works."""
-    layers = {
-        module
-        for module in network.modules()
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
-    }
-    handles = [
-        layer.register_forward_hook(lambda layer, given, made: layers.discard(layer))
-        for layer in list(layers)
-    ]
+def _in_training(probe: Probe) -> str | None:
     try:
-        network(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not layers:
-        return False
-    try:
-        deepcopy(network).train()(inputs)
-    except Exception:  # in training it needs something else, such as targets
-        return False
-    return True
+        deepcopy(probe.network).train()(probe.inputs)
+    except Exception:  # the network's own code here too
+        return "what reads its channels in training cannot be followed"
+    return None
 
 
-def _silenced(network: nn.Module, group: ChannelGroup, gone: Tensor, inputs: Tensor) -> Any:
-    """The outputs with the channels ``gone`` of a group set to 0 wherever a layer makes them."""
-    layers, handles = dict(network.named_modules()), []
-    for name in dict.fromkeys((*group.producers, *group.norms)):
-        indices = _outputs(group, name, layers.get(name), gone)
-        if name not in layers:  # a parameter of the network's own
-            network.get_parameter(name).index_fill_(*indices, 0.0)
+def _difference(wanted: Seen, found: Seen) -> str | None:
+    """Where a network without channels computes something else than one where they are 0."""
+    if [x.shape for x in found[OUTPUTS]] != [x.shape for x in wanted[OUTPUTS]]:
+        return OF_THE_NETWORK
+    for name, calls in wanted.items():
+        others = found.get(name, [])
+        same = [x.shape for x in others] == [x.shape for x in calls]
+        if same and all(_apart(x, y) <= 1 for x, y in zip(calls, others, strict=True)):
             continue
-        last = isinstance(layers[name], nn.Linear | Affine)
+        if name == OUTPUTS:
+            return "what reads its channels cannot be followed"
+        return f"what {name} reads cannot be followed to single channels"
+    return None
 
-        def silence(
-            layer: nn.Module, given: tuple, made: Tensor, axis=-1 if last else 1, own=indices[1]
-        ) -> Tensor:
-            return made.index_fill(axis, own.to(made.device), 0.0)
 
-        handles.append(layers[name].register_forward_hook(silence))
+def _unseen(group: ChannelGroup, dense: Seen, wanted: Seen) -> str | None:
+    """Where the check would not notice a mistake: setting the channels to 0 changes nothing."""
+    for name in (*group.readers, OUTPUTS):
+        pairs = zip(dense.get(name, []), wanted.get(name, []), strict=True)
+        if not any(_apart(x, y) >= VISIBLE for x, y in pairs):
+            where = f"on {name}" if name else "on the network's outputs"
+            return f"its effect {where} is too small to be checked"
+    return None
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference, in multiples of what rounding may change: half of the digits. It uses
+    up two or three."""
+    if not one.is_floating_point():
+        return 0.0
+    scale = torch.maximum(one.abs().max(), other.abs().max()).clamp(min=1e-30)
+    return float((one - other).abs().max() / scale / torch.finfo(one.dtype).eps ** 0.5)
+
+
+@contextmanager
+def _silenced(network: nn.Module, group: ChannelGroup, gone: Tensor) -> Iterator[None]:
+    """Inside, the channels ``gone`` of a group are 0 wherever a layer makes them."""
+    layers, handles, parameters = dict(network.named_modules()), [], []
+
+    def silence(axis: int, own: Tensor) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
+        return lambda layer, given, made: made.index_fill(axis, own.to(made.device), 0.0)
+
+    for name in dict.fromkeys((*group.producers, *group.norms)):
+        dimension, own = _outputs(group, name, layers.get(name), gone)
+        if name in layers:
+            axis = _axis(layers[name])
+            handles.append(layers[name].register_forward_hook(silence(axis, own)))
+        else:  # a parameter of the network's own
+            parameter = network.get_parameter(name)
+            parameters.append((parameter, parameter.data))
+            parameter.data = parameter.data.index_fill(dimension, own, 0.0)
     try:
-        return network(inputs)
+        yield
     finally:
+        for parameter, data in parameters:
+            parameter.data = data
         for handle in handles:
             handle.remove()
+
+
+def _survivors(group: ChannelGroup, gone: Tensor, network: nn.Module, seen: Seen) -> Seen:
+    """What was seen, without the channels ``gone`` of the layers that make them."""
+    seen = dict(seen)
+    for name in set(group.producers).intersection(seen):
+        layer = network.get_submodule(name)
+        axis, own = _axis(layer), _outputs(group, name, layer, gone)[1]
+        width = seen[name][0].shape[axis]
+        stays = torch.tensor(sorted(set(range(width)) - set(own.tolist())))
+        seen[name] = [made.index_select(axis, stays.to(made.device)) for made in seen[name]]
+    return seen
+
+
+def _axis(layer: nn.Module) -> int:
+    """Which axis of a layer's outputs has its channels."""
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return -1 - len(layer.kernel_size)
+    return layer.axis if isinstance(layer, Affine) else -1 if isinstance(layer, nn.Linear) else 1
 
 
 def _outputs(
@@ -172,12 +183,9 @@ def _outputs(
     raise AssertionError(name)
 
 
-def _shape(leaf: Any) -> tuple[int, ...] | None:
-    return tuple(leaf.shape) if isinstance(leaf, Tensor) else None
-
-
-def _same(found: Any, wanted: Any) -> bool:
-    if not isinstance(wanted, Tensor) or not wanted.is_floating_point():
-        return True
-    scale = float(wanted.abs().max().clamp(min=1e-12))
-    return float((found - wanted).abs().max()) <= TOLERANCE * scale
+def _has_training_layers(probe: Probe, dense: Seen) -> bool:
+    """Whether some layers with weights are used in training only, and a training pass works."""
+    names = {name for name, m in probe.network.named_modules() if isinstance(m, LAYERS) and name}
+    if names <= set(dense):
+        return False
+    return _in_training(probe) is None  # or it needs something else then, such as targets

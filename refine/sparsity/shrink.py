@@ -39,13 +39,13 @@ class Smaller:
         positions = {}
         for name, by_dimension in gone.items():
             shape = tensors[name].shape
-            place = torch.arange(tensors[name].numel()).reshape(shape)
-            for dimension, indices in by_dimension.items():
-                stays = torch.ones(shape[dimension], dtype=torch.bool)
-                stays[indices] = False
+            place = torch.zeros((), dtype=torch.int64)
+            for dimension, size in enumerate(shape):
+                stays = torch.ones(size, dtype=torch.bool)
+                stays[by_dimension.get(dimension, [])] = False
                 if not stays.any():
                     raise ValueError(f"nothing of {name} would be left")
-                place = place.index_select(dimension, stays.nonzero().flatten())
+                place = place.unsqueeze(-1) * size + stays.nonzero().flatten()
             positions[name] = place
         return cls(positions)
 

@@ -1,0 +1,105 @@
+"""Networks that torch-pruning fails on: layers keep their channels by name, others lose some."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from refine import RuntimeRefinement
+from refine.channels.plan import Structured
+from refine.evaluation.cost import macs
+from refine.replay import Replay
+
+pytest.importorskip("torch_pruning")
+
+
+def refined(model, example, **given):
+    pruner = Structured(downscale_factor=1.0, example=example, unit="macs", **given)
+    return RuntimeRefinement(model, pruner, replay=Replay(steps=0))
+
+
+class Split(nn.Module):
+    """Half of the channels pass by a few layers, and everything made on the way is joined."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.a = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 1)
+        self.c, self.d = nn.Conv2d(8, 12, 3, padding=1), nn.Conv2d(12, 8, 3, padding=1)
+        self.b, self.head = nn.Conv2d(24, 12, 1), nn.Linear(12, 10)
+
+    def forward(self, x):
+        parts = list(F.relu(self.a(F.relu(self.first(x)))).chunk(2, 1))
+        parts.append(parts[-1] + F.relu(self.d(F.relu(self.c(parts[-1])))))
+        return self.head(F.relu(self.b(torch.cat(parts, 1))).mean((2, 3)))
+
+
+class Shuffled(nn.Module):
+    """Halves whose channels are mixed by a change of shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 4, 1)
+        self.c, self.head = nn.Conv2d(8, 12, 3), nn.Linear(12, 10)
+
+    def forward(self, x):
+        one, other = F.relu(self.first(x)).chunk(2, 1)
+        other = F.relu(self.b(F.relu(self.a(torch.cat([other, one], 1)[:, :8]))))
+        x = torch.cat([one, other], 1)
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.head(F.relu(self.c(x)).mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    """The columns of a picture are read one after the other."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3)
+        self.memory, self.head = kind(12, 8, batch_first=True), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = F.relu(self.b(F.relu(self.a(x)))).mean(2).transpose(1, 2)
+        return self.head(self.memory(x)[0][:, -1])
+
+
+class Bilinear(nn.Module):
+    """Features are products of two layers' channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.a, self.b = nn.Conv2d(8, 12, 3), nn.Conv2d(8, 6, 3)
+        self.c, self.head = nn.Linear(12 * 6, 20), nn.Linear(20, 10)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        pairs = torch.einsum("bchw,bdhw->bcd", self.a(x), self.b(x))
+        return self.head(F.relu(self.c(pairs.flatten(1))))
+
+
+NETWORKS = {
+    "chunk": (Split, {"first", "b", "c"}, {"a", "d"}),
+    "shuffle": (Shuffled, {"a", "c"}, {"b"}),
+    "gru": (lambda: Recurrent(nn.GRU), {"a"}, {"b"}),
+    "lstm": (lambda: Recurrent(nn.LSTM).double(), {"a"}, {"b"}),
+    "einsum": (Bilinear, {"first", "c"}, {"a", "b"}),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_the_library_fails_on_is_refused_by_name(name):
+    make, free, kept = NETWORKS[name]
+    torch.manual_seed(0)
+    model = make()
+    x = torch.randn(2, 3, 12, 12, dtype=next(model.parameters()).dtype)
+    refinement = refined(model, x)
+    assert set(refinement.method.widths) == free
+    for layer in kept:
+        assert re.search("cannot be followed|fails", refinement.method.kept[layer])
+    report = refinement.refinement_cycle(None, 0.4)
+    assert model(x).shape == (2, 10)
+    assert sum(p.numel() for p in model.parameters()) == refinement.active_parameters
+    assert report.macs == macs(model, (3, 12, 12))
