@@ -29,6 +29,7 @@ from refine.report.figure import draw_run
 from refine.report.stages import stages
 from refine.rng import seed_all
 from refine.tracking.safe import SafeTracker
+from refine.training import resume
 from refine.training.checkpoint import Checkpoints, Recorded, restore_, save_model, state_of
 from refine.training.device import Machine, keep_freed_memory
 from refine.training.trainer import Trainer
@@ -60,7 +61,7 @@ def run(
     validate(config)
     machine = Machine(config.device, config.trainer.precision, config.trainer.deterministic)
     again = again or config.resume is not None
-    place = config.resume or directory or config.output_dir
+    place = resume.place_of(config, directory)
     with RunDirectory(place, again=again) as files, Signals() as signals:
         session = Session(config, machine, files, signals, display)
         session.open(again)

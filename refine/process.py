@@ -5,10 +5,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from refine.errors import Stop
+from refine.errors import SettingError, Stop
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 INTERRUPTED = 130
@@ -28,10 +29,12 @@ def run_command(
 
     One of ``errors`` becomes a line on stderr; of an OSError ``describe`` makes that line.
     """
+    explained: tuple[type[Exception], ...] = (*errors, SettingError)
     try:
+        working_directory()
         work()
         sys.stdout.flush()
-    except errors as error:
+    except explained as error:
         problem = str(error)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -45,6 +48,15 @@ def run_command(
         return 0
     print(f"{name}: {problem}", file=sys.stderr)
     return 1
+
+
+def working_directory() -> Path:
+    """Where the command was started; SettingError if that directory has been deleted since."""
+    try:
+        return Path.cwd()
+    except OSError:
+        problem = "does not exist any more; change to one that does"
+        raise SettingError("the working directory", problem) from None
 
 
 class Signals:

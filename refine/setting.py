@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, field
+from pathlib import Path
 from typing import Any
 
+from refine.errors import SettingError
 from refine.renamed import current
 
 # Where and how a run is made and recorded. Runs that differ only in these are the same run.
@@ -33,11 +35,13 @@ def setting(
     choices: Mapping[str, str] | None = None,
     importable: bool = False,
     pattern: str | None = None,
+    text: bool = False,
     default: Any = MISSING,
 ) -> Any:
     """A dataclass field with its one-line meaning and its range; without a default it is required.
 
-    ``importable``: besides the ``choices``, it takes a dotted import path.
+    ``importable``: besides the ``choices``, it takes a dotted import path. ``text``: a path or
+    other text, whatever its characters are.
     """
     bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
     return field(
@@ -48,6 +52,7 @@ def setting(
             "choices": choices,
             "importable": importable,
             "pattern": pattern,
+            "text": text,
         },
     )
 
@@ -61,9 +66,22 @@ def allowed(entry: Field[Any]) -> str:
     return " and ".join(f"{BOUNDS[name][0]} {value:g}" for name, value in bounds.items())
 
 
+def path_of(setting: str, text: str | Path) -> Path:
+    """The path that ``text`` is, with ~ for a home; SettingError if there is no such home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise SettingError(setting, f"{text!s:.80}: there is no home of that user") from None
+
+
 def within(name: str, names: Iterable[str]) -> bool:
     """Whether the setting ``name`` is one of ``names``, or stands below one."""
     return any(f"{name}.".startswith(f"{entry}.") for entry in names)
+
+
+def below(node: str, *keys: str) -> tuple[str, ...]:
+    """The dotted names of a node's ``keys``."""
+    return tuple(f"{node}.{key}" for key in keys)
 
 
 def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from runs import ROOT, digits_folder
 
 from refine import datasets, experiment
 from refine.cli import run as cli
+from refine.cli.compose import tried
 from refine.errors import Stop
 from refine.process import SIGNALS
 from refine.report.figure import draw_run
@@ -59,6 +60,13 @@ def figures(monkeypatch):
     monkeypatch.setattr(experiment, "draw_run", draw_run)
 
 
+# What tests give all of their runs, although some have no replay.
+SHARED = (
+    "replay.steps", "replay.buffer_size", "replay.batch_size", "replay.vae.training_steps",
+    "pruner.steps", "output_dir",
+)  # fmt: skip
+
+
 class Quiet:
     """A display that shows nothing and remembers the rows."""
 
@@ -78,10 +86,14 @@ class Quiet:
         pass
 
 
-def run_in(directory, *overrides, display=None):
-    """Runs the overrides in this process: the summary, the rows and the directory."""
+def run_in(directory, *overrides, display=None, in_vain=()):
+    """Runs the overrides in this process: the summary, the rows and the directory. Settings without
+    effect are refused, but those that tests share and those ``in_vain``."""
     display = display or Quiet()
-    config = cli.composed([*overrides, f"output_dir={directory}"])
+    config, idle = tried([*overrides, f"output_dir={directory}"])
+    for name, error in idle.items():
+        if name not in (*SHARED, *in_vain):
+            raise error
     LogOnly()  # in place of an earlier command's terminal, which has gone
     summary = experiment.run(config, display)
     return SimpleNamespace(summary=summary, display=display, directory=directory)
@@ -91,8 +103,8 @@ def run_in(directory, *overrides, display=None):
 def run(tmp_path):
     """Runs the overrides in a directory of that name."""
 
-    def call(*overrides, name="run", display=None):
-        return run_in(tmp_path / name, *overrides, display=display)
+    def call(*overrides, name="run", display=None, in_vain=()):
+        return run_in(tmp_path / name, *overrides, display=display, in_vain=in_vain)
 
     return call
 

@@ -32,7 +32,7 @@ def _masked(node: PrunerConfig) -> Masked:
     allocation = function("pruner.allocation", node.allocation, ALLOCATIONS)
     return Masked(
         function("pruner.importance", node.importance, "refine.pruning.importance"),
-        BoundedAllocation(allocation, dict(node.layers or {}), node.min_layer_density),
+        BoundedAllocation(allocation, layers_of(node), node.min_layer_density),
         granularity,
         downscale_factor=node.downscale_factor,
         scoring_batches=node.scoring_batches,
@@ -49,7 +49,7 @@ def _structured(config: RunConfig, example: Tensor) -> Structured:
         function("pruner.criterion", node.criterion, "refine.channels.criteria"),
         scope=node.allocation,
         unit=unit_of(config),
-        protected=tuple(node.layers or {}),
+        protected=tuple(layers_of(node)),
         round_to=node.round_to,
         min_channels=node.min_channels,
         min_density=node.min_layer_density,
@@ -60,9 +60,14 @@ def _structured(config: RunConfig, example: Tensor) -> Structured:
     )
 
 
+def layers_of(node: PrunerConfig) -> dict[str, float]:
+    """``pruner.layers``; layers of a Sequential have numbers for names."""
+    return {str(glob): share for glob, share in (node.layers or {}).items()}
+
+
 def kept_layers(node: PrunerConfig, model: nn.Module) -> list[str]:
     """The layers that ``pruner.layers`` says are never cut."""
-    globs = [glob for glob, share in (node.layers or {}).items() if not share]
+    globs = [glob for glob, share in layers_of(node).items() if not share]
     names = [name for name, _ in model.named_modules() if name]
     return [name for name in names if any(fnmatchcase(name, glob) for glob in globs)]
 
@@ -81,6 +86,6 @@ def begin_(config: RunConfig, refinement: RuntimeRefinement) -> None:
         raise SettingError("pruner.initial_sparsity", problem)
     rule = function("pruner.initial_allocation", node.initial_allocation, ALLOCATIONS)
     # Shares other than 0 apply to cycles, and this is not one.
-    stay = {glob: 0.0 for glob, share in (node.layers or {}).items() if not share}
+    stay = {glob: 0.0 for glob, share in layers_of(node).items() if not share}
     bounded = BoundedAllocation(rule, stay, node.min_layer_density)
     sparsify_(refinement.model, masks, node.initial_sparsity / share, bounded)

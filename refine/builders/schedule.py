@@ -57,6 +57,9 @@ def _length(course: Course, by: str) -> int:
 def _goal_of(node: PrunerConfig, full: int) -> int | None:
     """What the pruner's target leaves of the initial number ``full``, if it has a target."""
     if node.target_speedup is not None:
+        if node.target_speedup > full:
+            problem = f"must be at most {full:,}, the number of MACs at the start"
+            raise SettingError("pruner.target_speedup", problem)
         return int(full / node.target_speedup)
     goal = node.target_macs or node.target_parameters
     if goal is not None and goal >= full:

@@ -1,28 +1,31 @@
 """Which configuration do overrides make, and what is wrong with those that make none?
 
-With refine/cli/run.py the only module that knows Hydra.
+With refine/cli/overrides.py and refine/cli/run.py it knows Hydra.
 """
 
 import importlib.util
-import itertools
 import os
 import re
 import warnings
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from refine.cli.idle import Idle
+from refine.cli.overrides import combinations, given, names, read
 from refine.config import GROUPS, RunConfig, config_directory, settings, settle, validate
+from refine.config.in_vain import left_open, reset_, without_effect
 from refine.config.schedules import having
 from refine.errors import SettingError, TrainingError, one_of
+from refine.records.rows import CONFIG_FILE
+from refine.setting import flat
 
 EXPLAINED = (
     SettingError,
@@ -33,7 +36,11 @@ EXPLAINED = (
     YAMLError,
 )
 
+LONG_VALUE = re.compile(r"\S{300,}")
 # Extras of the package, and the plugin that each brings.
+# At the top of every config.yaml that a run leaves, and hardly all in one that a person wrote.
+WRITTEN_BY_RUNS = {"seed", "device", "output_dir", "save_model", "resume", "model", "tracker"}
+HYDRAS_OWN = ("defaults", "hydra")
 LAUNCHERS = {name: f"hydra_plugins.hydra_{name}_launcher" for name in ("joblib", "submitit", "ray")}
 
 SCHEMA = OmegaConf.structured(RunConfig)
@@ -58,44 +65,85 @@ OmegaConf.register_new_resolver("refine.workers", workers, replace=True)
 
 
 def composed(overrides: list[str], config_path: str | None = None) -> DictConfig:
-    """The configuration of ``overrides``, from ``conf/`` or another directory's config.yaml."""
+    """The configuration of ``overrides``, from ``conf/`` or another directory's config.yaml.
+    SettingError for a setting that is given and has no effect."""
+    check_groups(overrides, config_path)
     with initialize_config_dir(config_path or str(config_directory()), version_base="1.3"):
-        return settled(compose("config", overrides), overrides)
+        return settled(compose("config", overrides), overrides, config_path)
 
 
-def settled(config: DictConfig, overrides: list[str]) -> DictConfig:
-    """``config``, composed of ``overrides``, with the settings that its schedule has."""
-    entries = OverridesParser.create().parse_overrides(overrides)
-    settle(config, {entry.get_key_element().lstrip("+") for entry in entries})
+def settled(config: DictConfig, overrides: list[str], config_path: str | None = None) -> DictConfig:
+    """``config``, composed of ``overrides``, with the settings that its schedule has. SettingError
+    for a setting that is given, there or in a file of one's own, and has no effect."""
+    given = names(overrides)
+    settle(config, given)
+    own = [name for name in written(config_path) if name not in given]
+    for name, error in without_effect(config, [*own, *given]).items():
+        if not ("control" in given and name.startswith("pruner.")):  # that is what it is for
+            raise error
+    if config.sweep.dry_run:
+        raise SettingError("sweep.dry_run", "lists the runs of refine-run -m")
+    reset_(config, left_open(config))
     return config
 
 
-def jobs(overrides: list[str], config_path: str | None) -> list[tuple[list[str], DictConfig]]:
+def tolerated(config: DictConfig, overrides: list[str]) -> dict[str, SettingError]:
+    """Settles the configuration of one of several runs. A given setting that has no effect in it
+    gets its default, and is returned with its error: it may have one in the others."""
+    idle: dict[str, SettingError] = {}
+    given = names(overrides)
+    settle(config, given, idle)
+    others = without_effect(config, given - {"sweep.dry_run"})
+    reset_(config, [*others, *left_open(config)])
+    return idle | others
+
+
+def written(config_path: str | None) -> list[str]:
+    """The settings in a config.yaml that a person wrote; a run's own file has every one of them,
+    also those without effect."""
+    if config_path is None or Path(config_path) == config_directory():
+        return []
+    try:
+        text = (Path(config_path) / CONFIG_FILE).read_text(encoding="utf-8")
+        node = yaml.safe_load(text)
+    except (OSError, ValueError, YAMLError, RecursionError):
+        return []  # Hydra says what is wrong
+    if not isinstance(node, dict) or node.keys() >= WRITTEN_BY_RUNS:
+        return []
+    return [name for name, _ in flat(node) if name.partition(".")[0] not in HYDRAS_OWN]
+
+
+def tried(overrides: list[str]) -> tuple[DictConfig, dict[str, SettingError]]:
+    """The configuration of one of several runs, and what was given in vain; see ``tolerated``."""
+    check_groups(overrides)
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        config = compose("config", overrides)
+        return config, tolerated(config, overrides)
+
+
+def jobs(
+    overrides: list[str], config_path: str | None
+) -> tuple[list[tuple[list[str], DictConfig]], list[str]]:
     """Every combination of a sweep's values, as overrides and validated configuration: a mistake
-    in the last job must not wait until the first has been trained."""
+    in the last job must not wait until the first has been trained. Of combinations that differ only
+    in what has no effect there, the first is kept.
+
+    Also what is to be said: settings without effect in some of the runs. SettingError for one that
+    has none in any of them.
+    """
     with initialize_config_dir(config_path or str(config_directory()), version_base="1.3"):
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        axes = [_values(entry) for entry in parser.parse_overrides(overrides) if not _hydras(entry)]
-        found = []
-        for job in itertools.product(*axes):
-            config = settled(compose("config", list(job)), list(job))
+        found, idle = [], Idle()
+        entries = read(overrides, GlobalHydra.instance().config_loader())
+        for job in combinations(entries):
+            config = compose("config", job)
+            in_vain = tolerated(config, job)
             validate(config)
-            found.append((list(job), config))
-        return found
-
-
-def given(overrides: list[str], name: str) -> str | None:
-    """The value that ``overrides`` give the setting ``name``, the last one; None without one."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    values = [entry.value() for entry in parsed if entry.get_key_element().lstrip("+") == name]
-    return str(values[-1]) if values and values[-1] is not None else None
-
-
-def swept(overrides: list[str]) -> tuple[list[str], list[str]]:
-    """The names of the settings that a sweep varies, and the overrides that all its jobs share."""
-    parsed = [o for o in OverridesParser.create().parse_overrides(overrides) if not _hydras(o)]
-    names = [entry.get_key_element() for entry in parsed if entry.is_sweep_override()]
-    return names, [_line(entry) for entry in parsed if not entry.is_sweep_override()]
+            if config.resume is not None:
+                problem = "resumes one run; a sweep resumes when it is started again"
+                raise SettingError("resume", problem)
+            if idle.is_new(config, in_vain):
+                found.append((job, config))
+        return found, idle.notes()
 
 
 def check_launcher(overrides: list[str]) -> None:
@@ -109,38 +157,10 @@ def check_launcher(overrides: list[str]) -> None:
         )
 
 
-def keys_of(overrides: list[str]) -> list[str]:
-    """What each of ``overrides`` sets."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    return [entry.key_or_group for entry in parsed]
-
-
-def _hydras(override: Override) -> bool:
-    return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
-
-
-def _line(override: Override) -> str:
-    """An override as it was typed."""
-    return override.input_line or ""
-
-
-def _values(override: Override) -> list[str]:
-    if not override.is_sweep_override():
-        return [_line(override)]
-    if not override.is_discrete_sweep():
-        raise SettingError(
-            override.get_key_element(),
-            f"{override.get_value_string()} is no list of values; a sweep takes a,b,c, range or "
-            "choice, and refine-study searches an interval",
-        )
-    name = override.get_key_element()
-    return [f"{name}={value}" for value in override.sweep_string_iterator()]
-
-
 def check_groups(overrides: list[str], config_path: str | None = None) -> None:
     """SettingError for a group's option that is no word, and for any option of a group where a
     run's own configuration has none; Hydra would not say what is right."""
-    for override in OverridesParser.create().parse_overrides(overrides):
+    for override in read(overrides):
         name, value = override.get_key_element().lstrip("+"), override.value()
         if name in GROUPS and config_path and not (Path(config_path) / name).is_dir():
             raise SettingError(
@@ -148,14 +168,21 @@ def check_groups(overrides: list[str], config_path: str | None = None) -> None:
                 f"is no group in {config_path}, where every setting has its value; set those, such "
                 f"as {name}.…=",
             )
-        if name in GROUPS[:-2] and (value is None or isinstance(value, bool | int | float)):
-            known = sorted(path.stem for path in (config_directory() / name).glob("*.yaml"))
-            shown = "null" if value is None else str(value)
-            raise SettingError(name, f"there is no {shown!r}; {one_of(known, shown)}")
+        if name not in GROUPS or (value is None and name in GROUPS[-2:]):
+            continue
+        for option in value if isinstance(value, list) else (value,):
+            if option is None or isinstance(option, bool | int | float) or "${" in str(option):
+                known = sorted(path.stem for path in (config_directory() / name).glob("*.yaml"))
+                shown = "null" if option is None else str(option)
+                raise SettingError(name, f"there is no {shown!r}; {one_of(known, shown)}")
 
 
 def explain(error: Exception) -> str:
     """One or two lines that name the setting and what would be right."""
+    return LONG_VALUE.sub(lambda found: f"{found[0][:60]}…", _explain(error))
+
+
+def _explain(error: Exception) -> str:
     if isinstance(error, SettingError | TrainingError):
         return str(error)
     if isinstance(error, OSError) and not isinstance(error, HydraException):
@@ -175,12 +202,18 @@ def explain(error: Exception) -> str:
         value, kind = found.groups()
         kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
         return f"{name}: must be {kinds.get(kind, kind)}, not {value!r}"
+    if found := re.search(r"Environment variable '(.*)' not found", text):
+        return f"{name}: the environment variable {found[1]} is not set"
+    if found := re.search(r"Interpolation key '(.*)' not found", text):
+        return f"{name}: there is no setting {found[1]} for ${{{found[1]}}}"
+    if "Recursive interpolation" in text:
+        return f"{name}: refers to itself"
+    if found := re.match(r"Error merging override ([^=]*)=(.*)", text):
+        return f"{found[1]}: cannot be {found[2]}"
     if "is not Optional" in text or "Incompatible value 'None'" in text:
         return f"{name}: cannot be null"
     if found := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return f"{found[1]}: several values need a sweep, refine-run -m {found[1]}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: {error.message.splitlines()[0]}"
     lines = [entry.strip() for entry in text.splitlines() if entry.strip()]
     return "\n".join(lines[:2]).replace("See https", "see https")
 

@@ -15,25 +15,25 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from refine.cli import resume, sweep
+from refine.cli import sweep
 from refine.cli.compose import (
     EXPLAINED,
     check_groups,
     check_launcher,
     composed,
     explain,
-    given,
     jobs,
-    keys_of,
     settled,
-    swept,
+    tolerated,
 )
 from refine.cli.job import NAME_LENGTH, Job, run_directory
+from refine.cli.overrides import given, keys_of, quoted, readable, swept
 from refine.config import config_directory
 from refine.errors import SettingError, Stop
-from refine.process import INTERRUPTED, PREEMPTED, Signals, ignore_signals
+from refine.process import INTERRUPTED, PREEMPTED, Signals, ignore_signals, working_directory
 from refine.records.rows import SUMMARY_FILE
-from refine.setting import APART, within
+from refine.setting import APART, path_of, within
+from refine.training import resume
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 SHARED_KEYS = "hydra.job.config.override_dirname.exclude_keys"
@@ -45,37 +45,19 @@ def main() -> None:
     the run and it can be resumed."""
     asked = get_args_parser().parse_args()
     options = [entry for entry in sys.argv[1:] if entry not in asked.overrides]
-    asked.overrides = list(map(_quoted, asked.overrides))
-    sys.path.append(str(Path.cwd()))  # the user's own models and importances are found here
     os.environ[FULL_ERROR] = "1"  # Hydra then raises an error instead of printing it
     try:
+        sys.path.append(str(working_directory()))  # the user's own models and importances
+        asked.overrides = readable(asked.overrides, several=asked.multirun)
         directory = given(asked.overrides, "resume")
         if directory is not None:
-            resume.check(Path(directory).expanduser())
+            resume.check(_run_to_resume(directory, asked))
             asked.config_path = directory
         if asked.config_path:  # Hydra would look beside this file; the last one counts
-            asked.config_path = str(Path(asked.config_path).expanduser().absolute())
+            asked.config_path = str(path_of("--config-path", asked.config_path).absolute())
             options += ["--config-path", asked.config_path]
         sys.argv[1:] = [*options, *asked.overrides]  # Hydra takes options first
-        if given(asked.overrides, "hydra.mode") == "MULTIRUN":
-            raise SettingError("hydra.mode", "cannot be set; refine-run -m makes a sweep")
-        check_groups(asked.overrides, asked.config_path)
-        if asked.help:
-            from refine.cli.help import help_text
-
-            print(help_text(composed(asked.overrides, asked.config_path)))
-        elif asked.cfg == "job" and not (asked.multirun or asked.package):  # Hydra's lacks defaults
-            print(
-                OmegaConf.to_yaml(
-                    composed(asked.overrides, asked.config_path), resolve=asked.resolve
-                )
-            )
-        elif directory and not asked.cfg:
-            _resume(Path(asked.config_path), asked)
-        elif asked.multirun and not asked.cfg:
-            sys.exit(_sweep(asked))
-        else:
-            _run()
+        _dispatch(asked)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED)
     except Stop as stop:
@@ -86,11 +68,45 @@ def main() -> None:
         _leave(explain(error), 1)
 
 
+def _run_to_resume(directory: str, asked: Namespace) -> Path:
+    """The directory of the one run that ``resume=`` names."""
+    if not directory.strip():
+        raise SettingError("resume", "is empty; name the directory of a run")
+    if asked.multirun:
+        raise SettingError("resume", "resumes one run; a sweep resumes when it is started again")
+    return path_of("resume", directory)
+
+
+def _dispatch(asked: Namespace) -> None:
+    """Does what the command line asks for."""
+    if given(asked.overrides, "hydra.mode") == "MULTIRUN":
+        raise SettingError("hydra.mode", "cannot be set; refine-run -m makes a sweep")
+    check_groups(asked.overrides, asked.config_path)
+    if asked.help:
+        from refine.cli.help import help_text
+
+        print(help_text(composed(asked.overrides, asked.config_path)))
+    elif asked.cfg == "job" and not (asked.multirun or asked.package):  # Hydra's lacks defaults
+        config = composed(asked.overrides, asked.config_path)
+        print(OmegaConf.to_yaml(config, resolve=asked.resolve))
+    elif asked.multirun and not asked.cfg:
+        sys.exit(_sweep(asked))
+    elif given(asked.overrides, "resume") and not asked.cfg:
+        _resume(Path(asked.config_path), asked)
+    else:
+        _run()
+
+
 @hydra_main(version_base="1.3", config_path=str(config_directory()), config_name="config")
 def _run(config: DictConfig) -> None:
     hydra = HydraConfig.get()
     try:
-        settled(config, list(hydra.overrides.task))
+        overrides = list(hydra.overrides.task)
+        if hydra.mode == RunMode.MULTIRUN:
+            tolerated(config, overrides)
+        else:
+            sources = hydra.runtime.config_sources
+            settled(config, overrides, next(s.path for s in sources if s.provider == "main"))
     except EXPLAINED as error:  # here: Hydra would say in its own words that a job has failed
         if WANTS_TRACEBACK:
             raise
@@ -115,14 +131,11 @@ def _run(config: DictConfig) -> None:
 
 
 def _resume(directory: Path, asked: Namespace) -> None:
-    if asked.multirun:
-        raise SettingError("resume", "resumes one run; a sweep resumes when it is started again")
     config = composed(asked.overrides, asked.config_path)
     resume.check_same(directory, config)
     done = resume.epochs_done(directory)
     if done >= config.trainer.epochs:
-        more = f"trainer.epochs={done + 1} would train it further"
-        print(f"{directory} has finished its {done} epochs; {more}")
+        print(resume.finished(directory, done))
         return
     _run()
 
@@ -137,15 +150,20 @@ def _sweep(asked: Namespace) -> int:
     console = Console(soft_wrap=True)
     todo: list[Job] = []
     with console.status("checking the settings of every run"):
-        for overrides, config in jobs(asked.overrides, asked.config_path):
+        runs, notes = jobs(asked.overrides, asked.config_path)
+        for overrides, config in runs:
             own = [entry for entry in overrides if entry not in shared] or overrides
             todo.append(Job(" ".join(own), config, place))
     sweep.check(todo, place)
+    for note in notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
     if todo[0].config.sweep.dry_run:
         sweep.show_plan(todo, console)
         return 0
-    quoted = str(place).replace("'", r"\'")
-    sys.argv += [f"hydra.sweep.dir='{quoted}'", f"{SHARED_KEYS}=[{','.join(keys_of(shared))}]"]
+    sys.argv += [
+        f"hydra.sweep.dir={quoted(str(place))}",
+        f"{SHARED_KEYS}=[{','.join(keys_of(shared))}]",
+    ]
     problem: Exception | None = None
     with sweep.Watch(todo, console), Signals(at_once=True):
         try:
@@ -163,10 +181,12 @@ def _sweep(asked: Namespace) -> int:
 def _sweep_directory(asked: Namespace, names: list[str], shared: list[str]) -> Path:
     """Where a sweep's runs are: the same directory, whichever values the varied settings have."""
     chosen = given(asked.overrides, "hydra.sweep.dir") or given(asked.overrides, "output_dir")
+    if chosen is not None and not chosen.strip():
+        raise SettingError("output_dir", "is empty; name a directory, or leave it out")
     if chosen and "${" in chosen:
         raise SettingError("output_dir", f"{chosen}: a sweep has one directory, without ${{...}}")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return path_of("output_dir", chosen).absolute()
     shared = [entry for entry in shared if not within(entry.partition("=")[0], APART)]
     text = "\n".join([asked.config_path or "", *sorted(names), *sorted(shared)])
     name = ",".join(name.replace("/", "_") for name in sorted(names))[:NAME_LENGTH] or "one-run"
@@ -200,18 +220,6 @@ def _job(config: DictConfig) -> None:
     except (Exception, SystemExit):
         if not (directory / SUMMARY_FILE).exists():  # the summary says what happened
             raise
-
-
-def _quoted(override: str) -> str:
-    """``resume=DIRECTORY`` in quotes, as the names of directories can hold = and other characters
-    of Hydra's grammar."""
-    name, _, text = override.partition("=")
-    if name != "resume" or text == "null":
-        return override
-    bare = text[1:-1] if text[:1] in ("'", '"') and text[-1:] == text[:1] else text
-    if not bare:
-        raise SystemExit("refine-run: resume: is empty; name the directory of a run")
-    return "resume='" + bare.replace("'", r"\'") + "'"
 
 
 def _leave(message: str, code: int) -> NoReturn:

@@ -7,7 +7,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from refine.config.instantiate import imported
 from refine.config.schedules import chosen, name_of
+from refine.renamed import current
 from refine.setting import TARGETS
+
+# What makes scores on training images: importances and criteria, regrowths, their allocations.
+SCORED_ON_DATA = {
+    "taylor", "taylor_squared", "fisher", "snip", "activation", "gradient", "saliency", "greedy",
+    "proportional", "controller",
+}  # fmt: skip
+CURVES_WITH = {  # settings of the rate, and our curves that read them
+    "max_lr": ("slr", "clr", "one_cycle", "fine_tune"),
+    "min_lr": ("slr", "fine_tune"),
+}
+TRACKERS_WITH = {"project": ("mlflow", "wandb"), "uri": ("mlflow",), "mode": ("wandb",)}
 
 
 class Rule(NamedTuple):
@@ -16,6 +28,15 @@ class Rule(NamedTuple):
 
     setting: str
     wrong: Callable[[DictConfig], Any]
+    says: str
+
+
+class Effect(NamedTuple):
+    """One entry. ``says`` is formatted with the configuration as ``c`` and with what ``idle`` gives
+    as ``it``; ``idle`` is true where the settings have no effect."""
+
+    names: tuple[str, ...]
+    idle: Callable[[DictConfig], Any]
     says: str
 
 
@@ -76,12 +97,65 @@ def unset_target(name: str) -> Rule:
     )
 
 
-def only_of_channels(name: str, unset: Any) -> Rule:
-    """A setting of channels, which single weights do not have."""
-    return Rule(
-        f"pruner.{name}",  # control=dense cuts nothing
-        lambda c: not structured(c) and c.pruner[name] != unset and c.pruner.importance != "none",
-        "applies to channels only; set pruner=structured",
+def cuts_nothing(config: DictConfig) -> bool:
+    """Whether neither weights nor channels are scored."""
+    return bool(config.pruner.importance == "none" and not structured(config))
+
+
+def no_cycles(config: DictConfig) -> str | None:
+    """The name of the schedule, if it has no cycles."""
+    return None if getattr(chosen(config), "expects_cycles", True) else name_of(config)
+
+
+def of_ratio(config: DictConfig) -> str | None:
+    """What decides how much a cycle cuts in place of pruner.ratio; None if that does."""
+    if cuts_nothing(config):
+        return "pruner.importance=none"
+    if config.pruner.granularity == "n_m":
+        return "pruner.granularity=n_m"
+    if not getattr(chosen(config), "cuts_ratio", True):
+        return f"schedule={name_of(config)}"
+    return share_decided(config)
+
+
+def share_decided(config: DictConfig) -> str | None:
+    """The target that decides how much a cycle cuts, whatever the share; None without one."""
+    if structured(config) and (names := targets(config)):
+        return f"pruner.{names[0]}"
+    target = config.schedule.get("target_sparsity") is not None
+    return "schedule.target_sparsity" if target and name_of(config) == "one_shot" else None
+
+
+def scored_without_data(config: DictConfig) -> bool:
+    """Whether all scores are made of the weights alone, and nothing but scores reads images."""
+    importance = config.pruner.criterion if structured(config) else config.pruner.importance
+    readers = [importance, *([config.regrowth.score, config.regrowth.allocation] * grown(config))]
+    return not any(name in SCORED_ON_DATA or "." in name for name in readers)
+
+
+def of_curve(setting: str, curves: tuple[str, ...]) -> Effect:
+    """A setting of the rate that only some of our curves read; one's own may read any."""
+    listed = ", ".join(f"recovery={curve}" for curve in curves)
+    return Effect(
+        (f"recovery.{setting}",),
+        lambda c: "." not in c.recovery.curve and c.recovery.curve not in curves,
+        f"has no effect with recovery={{c.recovery.curve}}; choose {listed}, or leave it out",
+    )
+
+
+def of_tracker(setting: str, trackers: tuple[str, ...]) -> Effect:
+    """A setting that only some of our trackers read; one's own may read any."""
+
+    def idle(config: DictConfig) -> str | None:
+        module, _, _ = current(config.tracker._target_).rpartition(".")
+        name = module.removeprefix("refine.tracking.")
+        return name if name != module and name not in trackers else None
+
+    listed = " or ".join(f"tracker={tracker}" for tracker in trackers)
+    return Effect(
+        (f"tracker.{setting}",),
+        idle,
+        f"has no effect with tracker={{it}}; choose {listed}, or leave it out",
     )
 
 

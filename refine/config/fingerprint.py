@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from refine.renamed import current
-from refine.setting import APART, flat, within
+from refine.setting import APART, flat, path_of, within
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -25,6 +24,6 @@ def fingerprint(config: DictConfig) -> str:
     """Eight hexadecimal digits that two configurations share if they make the same run."""
     values = {name: value for name, value in flat(plain(config)) if not within(name, APART)}
     if current(config.dataset._target_) not in DOWNLOADED:  # its images depend on the directory
-        values["dataset.root"] = str(Path(config.dataset.root).expanduser().absolute())
+        values["dataset.root"] = str(path_of("dataset.root", config.dataset.root).absolute())
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -33,7 +33,11 @@ def build(
     from hydra.utils import instantiate  # imported late: it takes longer than a report
 
     imported(f"{setting}._target_", node["_target_"])
-    made: partial[Any] = instantiate(node, _partial_=True, _convert_="all")
+    try:
+        made: partial[Any] = instantiate(node, _partial_=True, _convert_="all")
+    except Exception as error:  # of a node within this one
+        reason = " ".join(str(error).split())
+        raise SettingError(setting, f"cannot be made: {reason:.200}") from error
     names, open_ended = parameters_of(made.func)
     for name, value in (offered or {}).items():
         if name not in made.keywords and (name in names or (open_ended and name == "num_classes")):

@@ -17,7 +17,6 @@ from refine.config.conditions import (
     grown,
     needs,
     of_target,
-    only_of_channels,
     only_of_weights,
     structured,
     unset_target,
@@ -25,7 +24,6 @@ from refine.config.conditions import (
 from refine.errors import SettingError
 from refine.setting import TARGETS
 
-BY_REFERENCE = {"reference", "saliency", "greedy", "proportional"}  # scores, allocations, initials
 UNRANKED = ("herding", "reservoir", "generative", "training")  # storages
 WITHOUT_MEMORY = ("generative", "training")
 
@@ -97,7 +95,7 @@ CONSOLIDATION = (
     ),
     Rule(
         "regrowth.source",
-        lambda c: c.regrowth.source == "cache" and c.cache.kind == "none",
+        lambda c: grown(c) and c.regrowth.source == "cache" and c.cache.kind == "none",
         "is cache, and there is none; set cache=memory or cache=disk",
     ),
     Rule(
@@ -109,22 +107,6 @@ CONSOLIDATION = (
         "replay.sampling",
         lambda c: c.replay.storage in WITHOUT_MEMORY and c.replay.sampling != "shuffled",
         "there is no memory to draw from with replay.storage={c.replay.storage}",
-    ),
-    Rule(
-        "regrowth.source",
-        lambda c: (
-            c.regrowth.source is not None
-            and BY_REFERENCE.isdisjoint(
-                (c.regrowth.score, c.regrowth.allocation, c.regrowth.initial)
-            )
-        ),
-        "is used only by regrowth=reference and saliency, regrowth.allocation=greedy and "
-        "proportional, and regrowth.initial=reference",
-    ),
-    Rule(
-        "recovery.rewind_to",
-        lambda c: c.recovery.rewind_to is not None and not c.recovery.rewind_weights,
-        "needs recovery.rewind_weights=true",
     ),
     Rule(
         "recovery.rewind_weights",
@@ -149,9 +131,6 @@ REGULARIZER = (
     ),
 )
 CHANNELS = (
-    *(only_of_channels(name, None) for name in TARGETS),
-    only_of_channels("round_to", 1),
-    only_of_channels("min_channels", 1),
     only_of_weights("pruner.importance", "none", "pruner.criterion ranks channels"),
     only_of_weights("pruner.granularity", "weight", "channels go as a whole"),
     only_of_weights("pruner.initial_sparsity", 0, "applies to single weights only"),
@@ -202,7 +181,9 @@ RULES = (
     ),
     Rule(
         "dataset.validation_size",
-        lambda c: not c.dataset.validation_size and c.regrowth.allocation == "controller",
+        lambda c: (
+            not c.dataset.validation_size and grown(c) and c.regrowth.allocation == "controller"
+        ),
         "regrowth.allocation=controller uses validation accuracy; set it above 0",
     ),
     Rule(

@@ -35,20 +35,26 @@ HELD_BY_ALL: Mapping[str, tuple[Any, ...]] = {
 Maker = Callable[..., Any]  # a schedule's class, or a function that makes one
 
 
-def settle(config: DictConfig, given: Collection[str] = ()) -> None:
+def settle(
+    config: DictConfig, given: Collection[str] = (), idle: dict[str, SettingError] | None = None
+) -> None:
     """Gives ``config.schedule`` every setting that its schedule has, and no other, in place.
 
     given: the names of the settings on the command line. One that the schedule lacks is a
     SettingError, on the command line and in a file. There are two exceptions: if the command line
     has chosen the schedule, settings that a file has for another one are left out, and so are
     the values that older files hold for every schedule.
+
+    idle: gets the errors of given settings that other schedules have, in place of raising them.
     """
     schedule, node = chosen(config), written(config)
     for key in [key for key in node if not takes(schedule, key)]:
         for_another = not CHOOSES.isdisjoint(given) and bool(having(key))
         left_out = for_another or node[key] in HELD_BY_ALL.get(key, ())
         if f"schedule.{key}" in given or not left_out:
-            raise lacks(config, key)
+            if idle is None or not having(key) or f"schedule.{key}" not in given:
+                raise lacks(config, key)
+            idle[f"schedule.{key}"] = lacks(config, key)
         del node[key]
     defaults = OmegaConf.create({"schedule": OmegaConf.structured(_schema(schedule))})
     OmegaConf.set_struct(defaults.schedule, False)  # _target_, and what goes into **settings

@@ -27,6 +27,7 @@ class DatasetConfig:
     _target_: str = setting("a function (root, image_size) -> RawData", default=MISSING)
     root: str = setting(
         "directory of the data; the default is $REFINE_DATA, else data",
+        text=True,
         default="${oc.env:REFINE_DATA,data}",
     )
     image_size: int | None = setting(
@@ -161,6 +162,7 @@ class RegrowthConfig:
     source: str | None = setting(
         "the denser network for saliency and reference: a run's directory, a .safetensors file, "
         "or cache, which is what this run has cut; null: this run before its first cut",
+        text=True,
         default=None,
     )
     controller: ControllerConfig = field(default_factory=ControllerConfig)
@@ -216,7 +218,7 @@ class DistillationConfig:
         "decay of the running average in each step", at_least=0, below=1, default=0.99
     )
     source: str | None = setting(
-        "for dense: a run's directory or a .safetensors file", default=None
+        "for dense: a run's directory or a .safetensors file", text=True, default=None
     )
 
 
@@ -338,11 +340,14 @@ class TrackerConfig:
         "a class like those of refine/tracking/", default="refine.tracking.csv.Csv"
     )
     project: str = setting(
-        "name of the experiment in MLflow or of the project in wandb", default="runtime-refinement"
+        "name of the experiment in MLflow or of the project in wandb",
+        text=True,
+        default="runtime-refinement",
     )
     uri: str | None = setting(
         "MLflow's store or server; null: $MLFLOW_TRACKING_URI, else "
         "sqlite:///results/mlflow/mlflow.db",
+        text=True,
         default=None,
     )
     mode: str = setting("where wandb's figures go", choices=choices.MODES, default="offline")
@@ -358,20 +363,22 @@ class RunConfig:
     )  # fmt: skip
     device: str = setting(
         "auto, cpu, cuda, cuda:1 or mps; auto: the first GPU, else the CPU",
-        pattern=r"auto|cpu|mps|cuda(:\d+)?",
+        pattern=r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,5}))?",
         default="auto",
     )
     output_dir: str | None = setting(
         "directory of the run; null: results/runs/<date>/<time>. In a sweep: the directory of all "
         "its runs; null: results/sweeps/<what is varied>-<hash>",
+        text=True,
         default=None,
     )
     save_model: bool = setting("leave model.safetensors in the run's directory", default=True)
     resume: str | None = setting(
-        "directory of a run to resume, also with a larger trainer.epochs", default=None
+        "directory of a run to resume, also with a larger trainer.epochs", text=True, default=None
     )
     start_from: str | None = setting(
         "network to start with: a run's directory or a .safetensors file; its weights of 0 are cut",
+        text=True,
         default=None,
     )
     model: dict[str, Any] = node("any callable that makes a network: _target_ and its arguments")
@@ -397,7 +404,8 @@ CLOSED = {
     RunConfig: "", PrunerConfig: "pruner", RegrowthConfig: "regrowth", ReplayConfig: "replay",
     VaeConfig: "replay.vae", ControllerConfig: "regrowth.controller",
     DistillationConfig: "distillation", RecoveryConfig: "recovery", CacheConfig: "cache",
-    RegularizerConfig: "regularizer", TrainerConfig: "trainer",
+    RegularizerConfig: "regularizer", TrainerConfig: "trainer", CheckpointConfig: "checkpoint",
+    SweepConfig: "sweep",
 }  # fmt: skip
 GROUPS = (
     "model", "dataset", "pruner", "regularizer", "regrowth", "replay", "distillation", "recovery",

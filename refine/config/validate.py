@@ -6,7 +6,7 @@ from dataclasses import Field, fields
 from math import isfinite
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from refine.config.rules import broken
 from refine.config.schedules import chosen, lacks, settings_of, takes
@@ -52,6 +52,14 @@ def _check(config: DictConfig, name: str, entry: Field[Any]) -> None:
     value = OmegaConf.select(config, name)
     if value is None or not entry.metadata:
         return
+    if entry.metadata.get("text") and not value.strip():
+        raise SettingError(name, "is empty; give it a value, or leave it out")
+    for each in value if isinstance(value, ListConfig) else (value,):
+        _check_value(name, each, entry)
+
+
+def _check_value(name: str, value: Any, entry: Field[Any]) -> None:
+    """SettingError for a value, or one of a list, that is out of its range."""
     bounds, choices = entry.metadata.get("bounds", {}), entry.metadata.get("choices")
     if not all(BOUNDS[bound][1](value, limit) for bound, limit in bounds.items()):
         raise SettingError(name, f"must be {allowed(entry)}, not {value}")

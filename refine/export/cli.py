@@ -7,7 +7,7 @@ from typing import Any
 
 from refine.errors import NetworkError, SettingError, one_of
 from refine.export.options import DIRECTORY, FACTS_FILE, NAMES, Options
-from refine.process import run_command
+from refine.process import run_command, working_directory
 
 DESCRIPTION = """\
 Writes the network of a run as files that can be deployed.
@@ -56,9 +56,9 @@ HEADER = ("file", "bytes", "of dense", "difference", "accuracy", "")
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     options = _options(argv)
-    sys.path.append(str(Path.cwd()))  # a user's own models are found here, as by refine-run
 
     def work() -> None:
+        sys.path.append(str(working_directory()))  # a user's own models are found here
         from refine.export.work import export  # only now: --help needs no torch
 
         _show(options, export(options))

@@ -44,6 +44,7 @@ class Given:
     needs_validation: ClassVar[bool] = False  # needs validation images
     to_sparsity: ClassVar[bool] = False  # its settings are shares of all parameters
     splits_target: ClassVar[bool] = False  # its cycles can reach a pruner's target in parts
+    cuts_ratio: ClassVar[bool] = True  # how much a cycle cuts depends on ``ratio``
     expects_cycles: ClassVar[bool] = True  # a run without one is worth a warning
 
     def to(self, prunable_sparsity: float, surviving: int) -> float | None:

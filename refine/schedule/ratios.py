@@ -14,6 +14,7 @@ class Never(Given):
     """No cycle."""
 
     by: ClassVar[str] = "epoch"
+    cuts_ratio: ClassVar[bool] = False
     expects_cycles: ClassVar[bool] = False
 
     def due(self, at: int, surviving: int) -> float | None:

@@ -36,6 +36,8 @@ class Cubic(FromSparsity, Spaced):
     """Cycles after start, start + interval, … up to stop, from initial_sparsity to target_sparsity:
     large cuts first, while there is most to cut (Zhu & Gupta 2017, arXiv:1710.01878)."""
 
+    cuts_ratio: ClassVar[bool] = False
+
     def due(self, at: int, surviving: int) -> float | None:
         """The share that takes the sparsity to its next value, if any."""
         number = self.number(at)
@@ -48,10 +50,13 @@ class Cubic(FromSparsity, Spaced):
 class Listed(Counted):
     """A cycle after each epoch or step in ``at``, to its entry in ``sparsities``."""
 
+    cuts_ratio: ClassVar[bool] = False
     grows: ClassVar[bool] = True
     to_sparsity: ClassVar[bool] = True
-    at: list[int] = setting("epochs (or steps) after which a cycle comes")
-    sparsities: list[float] = setting("share of all parameters that is cut after each of these")
+    at: list[int] = setting("epochs (or steps) after which a cycle comes", at_least=0)
+    sparsities: list[float] = setting(
+        "share of all parameters that is cut after each of these", at_least=0, below=1
+    )
 
     def __post_init__(self) -> None:
         if not self.at or len(self.at) != len(self.sparsities):
@@ -81,6 +86,7 @@ class Cyclic(FromSparsity, Spaced):
     """Every ``period`` cycles go from initial_sparsity to target_sparsity. After each period but
     the last, all that it cut grows back at once (Srinivas et al. 2022, arXiv:2202.01290)."""
 
+    cuts_ratio: ClassVar[bool] = False
     grows: ClassVar[bool] = True
     needs_regrowth: ClassVar[bool] = True
     initial_sparsity: float = setting(

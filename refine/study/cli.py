@@ -7,6 +7,8 @@ from pathlib import Path
 
 from refine.cli.compose import EXPLAINED, explain
 from refine.errors import ReportError, SettingError, Stop
+from refine.process import working_directory
+from refine.setting import path_of
 
 DESCRIPTION = """\
 Searches settings of refine-run for the highest accuracy on held-out training images
@@ -124,14 +126,14 @@ def _study(arguments: argparse.Namespace) -> int:
             "needs optuna 4 or later: pip install 'runtime-refinement[study]'"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sys.path.append(str(Path.cwd()))  # the user's own models and importances are found here
+    sys.path.append(str(working_directory()))  # the user's own models and importances
     from rich.console import Console
 
     from refine.study.objective import Objective
     from refine.study.space import check, parsed
 
     space = parsed(arguments.overrides)
-    check(space)
+    notes = check(space)
     from refine.study.database import Storage
     from refine.study.progress import Progress
     from refine.study.results import write
@@ -142,8 +144,10 @@ def _study(arguments: argparse.Namespace) -> int:
     digest = hashlib.sha256("\n".join(command).encode()).hexdigest()[:8]
     directory = arguments.directory or PLACE / f"{'-'.join(names)[:60]}-{digest}"
     objective = Objective(None if arguments.pareto else arguments.at_sparsity)
-    store = Storage(directory.expanduser(), command, objective)
+    store = Storage(path_of("--directory", directory), command, objective)
     console = Console(highlight=False, soft_wrap=True, markup=False)
+    for note in notes:
+        console.print(f"note: {note}")
     progress = Progress(console, objective)
     plan = Search(
         space, objective, arguments.seed, arguments.trials, arguments.timeout, arguments.grace

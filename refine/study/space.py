@@ -1,14 +1,14 @@
 """Which settings are searched? Overrides with Hydra's sweeps become Optuna's distributions."""
 
+import itertools
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep, Sweep
-from hydra.errors import OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -16,10 +16,18 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from refine.cli.compose import EXPLAINED, composed
+from refine.cli.compose import EXPLAINED, tried
+from refine.cli.idle import Idle
+from refine.cli.overrides import length, read, readable
 from refine.config import validate
 from refine.errors import SettingError
 
+NOT_IN_STUDIES = {
+    "output_dir": "each trial has its own; give the study's as --directory",
+    "resume": "each trial is a run of its own; the same command continues a study",
+    "sweep.dry_run": "lists the runs of refine-run -m; leave it out",
+}
+MOST_TRIED = 200  # combinations of a study, to find one in which a setting has an effect
 VALUES = "choice(a,b), interval(0.1,0.5), range(1,6), tag(log,interval(1e-4,1e-1))"
 
 
@@ -38,11 +46,8 @@ class Space:
 
 def parsed(overrides: list[str]) -> Space:
     """The space that ``overrides`` declare; SettingError if there is nothing to search."""
-    try:
-        entries = OverridesParser.create().parse_overrides(overrides)
-    except OverrideParseException as error:
-        reasons = [line for line in error.message.splitlines() if "parsing override" not in line]
-        raise SettingError(error.override, reasons[0] if reasons else error.message) from None
+    overrides = readable(overrides, several=True)
+    entries = read(overrides)
     fixed = [text for text, o in zip(overrides, entries, strict=True) if not o.is_sweep_override()]
     searched: dict[str, BaseDistribution] = {}
     names = [entry.get_key_element().lstrip("+") for entry in entries]
@@ -56,13 +61,15 @@ def parsed(overrides: list[str]) -> Space:
     return Space(fixed, searched)
 
 
-def check(space: Space) -> None:
+def check(space: Space) -> list[str]:
     """Composes and validates both ends of every distribution, and every choice, so that a mistake
     is found before the first trial.
 
     The other settings have their first values, or else their last. SettingError or Hydra's error
-    for a value that is valid with neither.
+    for a value that is valid with neither, or a setting without effect in all of these trials. A
+    line for each that has none in some of them.
     """
+    idle = Idle()
     ends = {name: list(_ends(searched)) for name, searched in space.searched.items()}
     for name, values in ends.items():
         for value in values:
@@ -70,27 +77,36 @@ def check(space: Space) -> None:
             for others in (0, -1):
                 trial = {other: choices[others] for other, choices in ends.items()} | {name: value}
                 try:
-                    checked(space.overrides(trial))
+                    checked(space.overrides(trial), idle)
                 except EXPLAINED as error:
                     problems.append(error)
                 else:
                     break
             else:
                 raise problems[0]
+    combinations = itertools.product(*ends.values()) if idle.nowhere() else ()
+    for each in itertools.islice(combinations, MOST_TRIED):
+        with suppress(*EXPLAINED):
+            checked(space.overrides(dict(zip(ends, each, strict=True))), idle)
+    return idle.notes()
 
 
-def checked(overrides: list[str]) -> DictConfig:
-    """The valid configuration of ``overrides``; SettingError if a study cannot use it."""
-    config = composed(overrides)
+def checked(overrides: list[str], idle: Idle | None = None) -> DictConfig:
+    """The valid configuration of ``overrides``; SettingError if a study cannot use it. ``idle``
+    counts it."""
+    config, in_vain = tried(overrides)
     validate(config)
+    for name, problem in NOT_IN_STUDIES.items():
+        if OmegaConf.select(config, name):
+            raise SettingError(name, problem)
+    if idle is not None:
+        idle.add(in_vain)
     if config.dataset.validation_size == 0:
         raise SettingError(
             "dataset.validation_size",
             "is 0, and a study chooses by validation accuracy; set it, such as "
             "dataset.validation_size=200",
         )
-    if config.output_dir is not None:
-        raise SettingError("output_dir", "each trial has its own; give the study's as --directory")
     return config
 
 
@@ -113,11 +129,13 @@ def _distribution(name: str, entry: Override) -> BaseDistribution:
             shown = f"interval({low:g},{high:g})"
             raise SettingError(name, f"{shown} is empty or endless; the lower end is first")
     elif isinstance(value, RangeSweep):
-        numbers: list[float] = sorted(value.range()) if value.step else []
-        if not numbers:
+        count = length(value)
+        if not count:
             shown = f"range({value.start},{value.stop},{value.step})"
             raise SettingError(name, f"{shown} is empty; it goes from its start to below its stop")
-        low, high, step = numbers[0], numbers[-1], abs(value.step)
+        assert value.start is not None
+        low, high = sorted((value.start, value.start + (count - 1) * value.step))
+        step = abs(value.step)
     else:
         return CategoricalDistribution(list(dict.fromkeys(entry.sweep_string_iterator())))
     if log and (low <= 0 or step not in (None, 1)):

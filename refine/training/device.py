@@ -35,15 +35,15 @@ def choose_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda":
+    kind, _, index = name.partition(":")
+    if kind == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= found:
+        if int(index or 0) >= found:
             have = f"has {found} CUDA device(s)" if found else "has no CUDA device"
             raise SettingError("device", f"{name} was asked for and this machine {have}; try auto")
-    if device.type == "mps" and not torch.backends.mps.is_available():
+    if kind == "mps" and not torch.backends.mps.is_available():
         raise SettingError("device", "mps was asked for and this machine has none; try device=auto")
-    return device
+    return torch.device(name)
 
 
 def describe(device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """Which run may be resumed, and with which changes?"""
 
 from pathlib import Path
+from typing import cast
 
 import yaml
 from omegaconf import DictConfig
@@ -11,7 +12,7 @@ from refine.config.schedules import chosen, settings_of
 from refine.errors import SettingError
 from refine.records.rows import CONFIG_FILE, LOCK_FILE
 from refine.report import runs
-from refine.setting import APART, flat, within
+from refine.setting import APART, flat, path_of, within
 
 # What may change when a run is resumed; any other change would make it another run.
 FREE = ("trainer.epochs", *APART)
@@ -25,6 +26,31 @@ def check(directory: Path) -> None:
         if (directory / LOCK_FILE).exists():
             more = "; it was stopped before it began, so start it again in another directory"
         raise SettingError("resume", f"{directory} {there}: there is no {CONFIG_FILE}{more}")
+
+
+def place_of(config: DictConfig, directory: str | None) -> str | None:
+    """Where the run of ``config`` is made: what it resumes, the ``directory`` or its output_dir.
+
+    SettingError unless ``config.resume`` holds a run of the same configuration that has not
+    finished; a finished one is never written to.
+    """
+    if config.resume is None:
+        return directory or cast(str | None, config.output_dir)
+    if directory is not None:
+        raise SettingError("resume", f"{config.resume}: this run is made in {directory}")
+    earlier = path_of("resume", config.resume)
+    check(earlier)
+    check_same(earlier, config)
+    done = epochs_done(earlier)
+    if done >= config.trainer.epochs:
+        raise SettingError("resume", finished(earlier, done))
+    return str(earlier)
+
+
+def finished(directory: Path, done: int) -> str:
+    """What to say of a run that has finished its epochs."""
+    more = f"trainer.epochs={done + 1} would train it further"
+    return f"{directory} has finished its {done} epochs; {more}"
 
 
 def check_same(directory: Path, config: DictConfig) -> None:
