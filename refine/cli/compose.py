@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from yaml import YAMLError
 
 from refine.cli.idle import Idle
@@ -23,6 +23,7 @@ from refine.cli.overrides import combinations, given, names, read
 from refine.config import GROUPS, RunConfig, config_directory, settings, settle, validate
 from refine.config.in_vain import left_open, reset_, without_effect
 from refine.config.schedules import having
+from refine.config.validate import unresolved
 from refine.errors import SettingError, TrainingError, one_of
 from refine.records.rows import CONFIG_FILE
 from refine.setting import flat
@@ -202,12 +203,14 @@ def _explain(error: Exception) -> str:
         value, kind = found.groups()
         kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
         return f"{name}: must be {kinds.get(kind, kind)}, not {value!r}"
-    if found := re.search(r"Environment variable '(.*)' not found", text):
-        return f"{name}: the environment variable {found[1]} is not set"
-    if found := re.search(r"Interpolation key '(.*)' not found", text):
-        return f"{name}: there is no setting {found[1]} for ${{{found[1]}}}"
-    if "Recursive interpolation" in text:
-        return f"{name}: refers to itself"
+    if isinstance(error, InterpolationResolutionError):
+        return f"{name}: {unresolved(error)}"
+    if found := re.search(r"Value '(.*)' is not a valid bool", text):
+        return f"{name}: must be true or false, not {found[1]!r}"
+    if found := re.search(r"Cannot convert '.*' to string: '(.*)'", text):
+        return f"{name}: must be text, not {found[1]}"
+    if "Cannot assign" in text or "is not a subclass of Dict" in text:
+        return f"{name}: holds settings of its own; give those, such as {name}._target_="
     if found := re.match(r"Error merging override ([^=]*)=(.*)", text):
         return f"{found[1]}: cannot be {found[2]}"
     if "is not Optional" in text or "Incompatible value 'None'" in text:

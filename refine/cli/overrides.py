@@ -143,6 +143,9 @@ def swept(overrides: list[str]) -> tuple[list[str], list[str]]:
 def combinations(entries: list[Override]) -> Iterator[list[str]]:
     """The overrides of every run of a sweep; SettingError if there are too many."""
     own = [entry for entry in entries if not _hydras(entry)]
+    for entry in own:
+        if not _count(entry):
+            raise SettingError(entry.get_key_element(), f"{entry.get_value_string()} has no value")
     whole = math.prod(_count(entry) for entry in own)
     if whole > MOST_RUNS:
         problem = f"makes {whole:,} runs; {MOST_RUNS:,} are the most, so give fewer values"

@@ -7,7 +7,7 @@ import signal
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
@@ -101,7 +101,7 @@ def _dispatch(asked: Namespace) -> None:
 def _run(config: DictConfig) -> None:
     hydra = HydraConfig.get()
     try:
-        overrides = list(hydra.overrides.task)
+        overrides = cast(list[str], OmegaConf.to_container(hydra.overrides.task))  # as typed
         if hydra.mode == RunMode.MULTIRUN:
             tolerated(config, overrides)
         else:

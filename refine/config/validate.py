@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from refine.config.rules import broken
 from refine.config.schedules import chosen, lacks, settings_of, takes
@@ -49,13 +50,26 @@ def _check(config: DictConfig, name: str, entry: Field[Any]) -> None:
     if OmegaConf.is_missing(OmegaConf.select(config, group) if group else config, key):
         meaning = entry.metadata.get("meaning")
         raise SettingError(name, f"is not set{f' ({meaning})' if meaning else ''}")
-    value = OmegaConf.select(config, name)
+    try:
+        value = OmegaConf.select(config, name)
+    except InterpolationResolutionError as error:
+        raise SettingError(name, unresolved(error)) from None
     if value is None or not entry.metadata:
         return
     if entry.metadata.get("text") and not value.strip():
         raise SettingError(name, "is empty; give it a value, or leave it out")
     for each in value if isinstance(value, ListConfig) else (value,):
         _check_value(name, each, entry)
+
+
+def unresolved(error: Exception) -> str:
+    """What is wrong with a ${…}."""
+    text = str(error)
+    if found := re.search(r"Environment variable '(.*)' not found", text):
+        return f"the environment variable {found[1]} is not set"
+    if found := re.search(r"Interpolation key '(.*)' not found", text):
+        return f"there is no setting {found[1]} for ${{{found[1]}}}"
+    return "refers to itself" if "Recursive" in text else " ".join(text.splitlines()[0].split())
 
 
 def _check_value(name: str, value: Any, entry: Field[Any]) -> None:
