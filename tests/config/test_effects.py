@@ -221,6 +221,7 @@ def test_in_a_sweep_it_is_said_once_and_allowed_where_others_need_it(command, tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_runs_that_would_be_the_same_are_made_once(command, tmp_path):
     done = command(
         "-m", "model=logistic", "dataset.subset_size=40", "dataset.test_size=20", "output_dir=s",

@@ -66,17 +66,27 @@ def mine(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("option", options())
 def test_what_a_schedule_does_not_have_is_refused_by_name(option):
-    own = settings_of(chosen(composed([f"schedule={option}"])))
+    plain = composed([f"schedule={option}"])
+    own = settings_of(chosen(plain))
     for key in HELD_BY_ALL.keys() - own.keys():
         # Also what it would be anyway, and what an older file may hold.
-        for value in (1, "null", "epoch", 5):
-            says = refused(f"schedule={option}", f"schedule.{key}={value}")
+        for value in (1, None, "epoch", 5):
+            config = plain.copy()
+            config.schedule[key] = value
+            with pytest.raises(SettingError) as error:
+                settle(config, {"schedule", f"schedule.{key}"})
+            says = explain(error.value)
             assert says.startswith(f"schedule.{key}: schedule={option} has no such setting; it has")
             assert says.count("\n") == 0
             for name in own:
                 assert name in says
             for other in having(key):
                 assert other in says.partition(";")[2]
+
+
+def test_it_is_refused_when_it_is_typed():
+    says = refused("schedule=cubic", "schedule.period=5")
+    assert says.startswith("schedule.period: schedule=cubic has no such setting; it has")
 
 
 def test_a_name_that_no_schedule_has_is_refused_with_the_nearest():

@@ -324,6 +324,43 @@ def test_a_mistake_is_named_in_a_line_and_leaves_nothing(study, arguments, says,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("sweep.dry_run=true",), "sweep.dry_run: lists the runs of refine-run -m; leave it out"),
+        (("replay.alpha=0.5",), "replay.alpha: has no effect with replay.sampling=shuffled"),
+        (("replay.vae.hidden=range(8,64)",), "replay.vae.hidden: has no effect with replay.stor"),
+        (("schedule.period=3",), "schedule.period: schedule=periodic has no such setting"),
+        (("=3",), "refine: '=3' is no override"),
+        (("seed=~x",), "seed: cannot read seed=~x"),
+        (("pruner=5",), "pruner: there is no '5'"),
+    ],
+    ids=str,
+)
+def test_what_does_nothing_in_any_trial_is_refused(study, arguments, says, tmp_path):
+    done = study(RATIO, *arguments)
+    assert done.code == 1
+    assert done.err.startswith(f"refine-study: {says}")
+    assert done.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_something_in_some_trials_is_said_once():
+    recovered = ("recovery=choice(none,slr)", "recovery.max_lr=tag(log,interval(1e-3,1e-1))")
+    small = [entry for entry in FIXED if not entry.startswith("replay.")]
+    (note,) = space.check(space.parsed([*small, *recovered]))
+    assert "recovery.max_lr: has no effect with recovery=none; choose" in note
+    # Only where two of them meet has the third an effect.
+    meeting = ("replay.sampling=choice(shuffled,proportional)", "replay.steps=choice(0,2)",
+               "replay.alpha=interval(0.1,0.9)")  # fmt: skip
+    assert any("replay.alpha" in note for note in space.check(space.parsed([*small, *meeting])))
+
+
+def test_a_range_of_any_length_is_searched_without_being_made():
+    searched = space.parsed(["seed=range(0,1000000000)"]).searched["seed"]
+    assert (searched.low, searched.high) == (0, 999_999_999)
+
+
 def test_validation_images_are_asked_for(study, tmp_path):
     done = study(RATIO, fixed=())
     assert done.code == 1
