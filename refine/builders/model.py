@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from refine.config.instantiate import build, imported, parameters_of
 from refine.datasets.prepare import Data
 from refine.errors import SettingError
-from refine.evaluation.traceless import in_mode
+from refine.evaluation.traceless import in_mode, without_trace
 from refine.sparsity.shrink import reshape_
 
 
@@ -37,7 +37,24 @@ def build_model(node: dict[str, Any], data: Data, device: torch.device) -> nn.Mo
             f"gives {gives} for {len(images)} images; {classes} classes need ({len(images)}, "
             f"{classes}). Set its number of outputs, such as +model.num_classes={classes}",
         )
+    if getattr(model, "aux_logits", False):
+        _check_training(model, images)
     return model
+
+
+def _check_training(model: nn.Module, images: Tensor) -> None:
+    """SettingError if the model's auxiliary heads give outputs of their own in training."""
+    try:
+        with without_trace(model, training=True), torch.no_grad():
+            gives: object = model(images)
+    except Exception as error:  # the heads need larger images
+        gives = error
+    if not isinstance(gives, Tensor):
+        raise SettingError(
+            "model",
+            f"has auxiliary heads and gives {type(gives).__name__} in training, where logits are "
+            "needed: leave the heads out with +model.aux_logits=false",
+        )
 
 
 def arguments_of(node: dict[str, Any], data: Data) -> dict[str, Any]:

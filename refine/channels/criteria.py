@@ -45,6 +45,11 @@ def growing_reg(group: Any) -> Tensor | None:
 
 def taylor(group: Any) -> Tensor | None:
     """Sum of |w g| (Molchanov et al. 2019, arXiv:1906.10771)."""
+    for number, (dependency, indices) in enumerate(group):
+        # The library sorts the indices, but not the channels that they belong to.
+        pairs = sorted(zip(indices, group[number].root_idxs, strict=True))
+        group[number] = type(group[number])(dependency, [index for index, _ in pairs])
+        group[number].root_idxs = [channel for _, channel in pairs]
     return _library().GroupTaylorImportance()(group)
 
 

@@ -59,6 +59,22 @@ def follow(graph: Any, layer: nn.Module, channels: Iterable[int]) -> Any:
     return group
 
 
+def together(groups: Iterable[Any]) -> Any:
+    """One group of torch-pruning of the indices of several, which are all of the same network: to
+    be pruned at once, as indices change with each."""
+    from torch_pruning.dependency import Group
+
+    whole, items = Group(), dict[Any, tuple[Any, list[int]]]()
+    for group in groups:
+        whole._DG = group._DG
+        for dependency, index in group:
+            key = dependency.target, dependency.handler
+            items.setdefault(key, (dependency, []))[1].extend(index)
+    for dependency, index in items.values():
+        whole.add_dep(dependency, index)
+    return whole
+
+
 def _start(graph: Any, layer: nn.Module) -> Any:
     from torch_pruning.pruner import function
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refine.channels.follow import Unfollowed, follow
+from refine.channels.follow import Unfollowed, follow, together
 from refine.channels.library import dependencies, said, torch_pruning, update_
 from refine.sparsity.shrink import Smaller, depthwise, each_tensor
 from refine.sparsity.topology import output_tensors, traced
@@ -81,14 +81,17 @@ class Graph:
         self._shared = {tensor for tensor in owners if owners.count(tensor) > 1}
         self._graph, self._changed = dependencies(model, example), False
 
-    def library_groups(self) -> dict[str, Any]:
-        """torch-pruning's own groups as the network is now, by root layer."""
+    def library_groups(self, roots: Collection[str] | None = None) -> dict[str, Any]:
+        """torch-pruning's own groups as the network is now, by root layer: all, or only those of
+        ``roots``."""
         found, done = dict[str, Any](), set[nn.Module]()
         self._update_()
         for layer in list(self._graph.module2node):
             if layer in done or layer in self._stay or not isinstance(layer, ROOTS):
                 continue
             name = self._names[layer]
+            if roots is not None and name not in roots:
+                continue
             try:
                 channels = self._graph.get_out_channels(layer)
                 group = follow(self._graph, layer, range(channels))
@@ -104,6 +107,7 @@ class Graph:
             done.update(makers)
             if not set(makers).intersection(self._stay):
                 found[name] = group
+        self._met = {dependency.target for group in found.values() for dependency, _ in group}
         return found
 
     def groups(self) -> list[ChannelGroup]:
@@ -116,16 +120,19 @@ class Graph:
                 self.left[root] = str(reason)
         return found
 
-    def prune(self, root: str, channels: Iterable[int]) -> None:
-        """Takes channels of a group out of the network."""
+    def prune(self, gone: Mapping[str, Iterable[int]]) -> None:
+        """Takes channels out of the network, by the root of their group."""
         self._update_()
-        layer = self.model.get_submodule(root)
-        follow(self._graph, layer, channels).prune(record_history=False)
+        groups = [
+            follow(self._graph, self.model.get_submodule(root), channels)
+            for root, channels in gone.items()
+        ]
+        together(groups).prune(record_history=False)
         self._changed = True
 
     def _update_(self) -> None:
         if self._changed:
-            update_(self._graph)
+            update_(self._graph, self._met)
         self._changed = False
 
     def _described(self, root: str, group: Any) -> ChannelGroup:

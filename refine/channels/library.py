@@ -5,7 +5,7 @@ without end, becomes a ValueError that says so, or a part of the network that is
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -61,8 +61,9 @@ def dependencies(model: nn.Module, example: Tensor) -> Any:
     return graph
 
 
-def update_(graph: Any) -> None:
-    """Brings up to date which indices the operations of a graph take from and to each other."""
+def update_(graph: Any, nodes: Collection[Any] | None = None) -> None:
+    """Brings up to date which indices the operations of a graph take from and to each other: all of
+    them, or ``nodes``."""
     from torch_pruning.dependency import index_mapping
     from torch_pruning.ops import OPTYPE
 
@@ -75,9 +76,9 @@ def update_(graph: Any) -> None:
         OPTYPE.SLICE: index_mapping.update_slice_index_mapping,
     }
     graph.questions = 0
-    graph.opaque.clear()
     for node in graph.module2node.values():
-        if node.type in updates:
+        if node.type in updates and (nodes is None or node in nodes):
+            graph.opaque.discard(node)
             with _opaque(graph, node):
                 updates[node.type](graph, node)
             if node.type == OPTYPE.RESHAPE:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from refine.channels.cost import UNITS, Amount
 from refine.channels.criteria import magnitude
 from refine.channels.groups import ChannelGroup, Graph, without
+from refine.channels.progress import Progress
 from refine.sparsity.shrink import Smaller
 
 SCOPES = ("global", "layerwise")
@@ -136,7 +137,9 @@ def plan(
     floors = {root: _floor(settings, width, initial[root]) for root, width in amount.full.items()}
     most = ceil(sum(initial.values()) / settings.steps)
     left: dict[str, str] = {}
-    while amount.at(_widths(kept)) > goal:
+    progress, full = Progress("choosing channels"), amount.at(amount.full)
+    while (now := amount.at(_widths(kept))) > goal:
+        progress.at((full - now) / (full - goal))
         units = list(_units(graph, kept, floors, settings, initial, left))
         if not units:
             break
@@ -158,13 +161,9 @@ def plan(
         if left_by(count) <= goal:
             count = _least(count, partial(_reaches, left_by, goal))
         gone = taken(count)
-        for _, root, ascending, _ in units:
-            if gone[root]:
-                channels = ascending[: gone[root]].sort().values
-                graph.prune(root, channels.tolist())
-                stays = torch.ones(len(kept[root]), dtype=torch.bool)
-                stays[channels] = False
-                kept[root] = kept[root][stays]
+        chosen = {root: order[: gone[root]].tolist() for _, root, order, _ in units if gone[root]}
+        graph.prune({root: sorted(channels) for root, channels in chosen.items()})
+        kept.update({root: _without(kept[root], channels) for root, channels in chosen.items()})
     widths = _widths(kept)
     lost = {
         root: sorted(set(range(amount.full[root])) - set(channels.tolist()))
@@ -183,10 +182,9 @@ def _units(
 ) -> Iterator[tuple[Tensor, str, Tensor, Tensor]]:
     """The units that can be cut, by group: their ascending keys, the group's root, its channels in
     the order in which they are cut, and how many of them each unit has."""
-    for root, group in graph.library_groups().items():
-        width, room = len(kept.get(root, ())), 0
-        if root in kept:
-            room = width - floors[root]
+    for root, group in graph.library_groups(kept).items():
+        width = len(kept[root])
+        room = width - floors[root]
         if room <= 0:
             continue
         scores = settings.criterion(group)
@@ -223,6 +221,12 @@ def _sizes(width: int, room: int, round_to: int) -> Tensor:
 
 def _floor(settings: Structured, width: int, initial: int) -> int:
     return min(width, max(settings.min_channels, ceil(settings.min_density * initial), 1))
+
+
+def _without(kept: Tensor, positions: list[int]) -> Tensor:
+    stays = torch.ones(len(kept), dtype=torch.bool)
+    stays[positions] = False
+    return kept[stays]
 
 
 def _widths(kept: Mapping[str, Tensor]) -> dict[str, int]:

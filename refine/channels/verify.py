@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from refine.channels.groups import OF_THE_NETWORK, ChannelGroup, Graph, without
 from refine.channels.library import said
 from refine.channels.probe import LAYERS, OUTPUTS, Affine, Probe, Seen
+from refine.channels.progress import Progress
 
 VISIBLE = 100  # times what rounding may change, at least, to count as an effect
 DRAWS = 3  # of a group's channels, until their effect is visible
@@ -37,12 +38,14 @@ def misfits(model: nn.Module, example: Tensor, groups: Iterable[ChannelGroup]) -
     channels must compute something else than with them: otherwise nothing was seen. A layer norm,
     which mixes channels, is replaced by its scale and shift for this.
     """
-    draw, found = torch.Generator().manual_seed(0), {}
+    draw, found, groups = torch.Generator().manual_seed(0), {}, list(groups)
+    progress = Progress("finding out which channels can be taken out")
     with torch.no_grad(), torch.random.fork_rng():
         probe = Probe(model, example)
         dense = probe.seen()
         trains = _has_training_layers(probe, dense)
-        for group in groups:
+        for number, group in enumerate(groups):
+            progress.at(number / len(groups))
             if group.width > 1 and (reason := _misfit(probe, group, dense, draw, trains)):
                 found[group.root] = reason
     return found

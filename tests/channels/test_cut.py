@@ -13,6 +13,7 @@ from torch.nn.utils import prune
 
 from refine import Distillation, RuntimeRefinement
 from refine.channels import criteria
+from refine.channels.groups import Graph
 from refine.channels.plan import Structured
 from refine.config import choices
 from refine.distillation import Ema
@@ -159,6 +160,19 @@ def test_every_criterion_cuts_the_channels_asked_for(name, scope, images):
     assert model[-1].out_features == 10
     kept = model.state_dict()["0.weight"]
     assert all(any(torch.equal(row, old) for old in before["0.weight"]) for row in kept)
+
+
+def test_taylor_scores_a_flattened_channel_by_its_own_columns(images):
+    # SimpleCNN flattens channels last: the columns of a channel are not next to each other.
+    torch.manual_seed(0)
+    model = simple_cnn()
+    F.cross_entropy(model(images[0]), images[1]).backward()
+    group = Graph(model, images[0]).library_groups()["conv3"]
+    scores = criteria.taylor(group)
+    columns = model.fc1.weight * model.fc1.weight.grad
+    own = model.conv3.weight * model.conv3.weight.grad
+    wanted = columns.abs().sum(0).reshape(-1, 64).sum(0) + own.abs().flatten(1).sum(1)
+    assert torch.allclose(scores, wanted / wanted.mean(), rtol=1e-3)  # biases count too
 
 
 def test_a_random_cut_is_repeatable_and_another_cycle_draws_anew(images):

@@ -1,5 +1,6 @@
 """Networks that torch-pruning fails on: layers keep their channels by name, others lose some."""
 
+import logging
 import re
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from refine import RuntimeRefinement
+from refine.channels import progress
 from refine.channels.plan import Structured
 from refine.evaluation.cost import macs
 from refine.replay import Replay
@@ -80,6 +82,31 @@ class Bilinear(nn.Module):
         return self.head(F.relu(self.c(pairs.flatten(1))))
 
 
+class LayerNorm2d(nn.LayerNorm):
+    """Normalises the channels of pictures."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Normed(nn.Module):
+    """A block of ConvNeXt."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(3, 8, 3), LayerNorm2d(8)
+        self.depth = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.norm, self.a, self.b = nn.LayerNorm(8), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.scale = nn.Parameter(torch.full((8, 1, 1), 1e-6))
+        self.last, self.head = LayerNorm2d(8), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.first(self.stem(x))
+        y = self.norm(self.depth(x).permute(0, 2, 3, 1))
+        x = x + self.scale * self.b(F.gelu(self.a(y))).permute(0, 3, 1, 2)
+        return self.head(self.last(x.mean((2, 3), keepdim=True)).flatten(1))
+
+
 NETWORKS = {
     "chunk": (Split, {"first", "b", "c"}, {"a", "d"}),
     "shuffle": (Shuffled, {"a", "c"}, {"b"}),
@@ -103,3 +130,26 @@ def test_what_the_library_fails_on_is_refused_by_name(name):
     assert model(x).shape == (2, 10)
     assert sum(p.numel() for p in model.parameters()) == refinement.active_parameters
     assert report.macs == macs(model, (3, 12, 12))
+
+
+@pytest.mark.parametrize("size", [10, 13])  # at 10, pictures are as wide as they have channels
+def test_a_layer_norm_may_work_along_another_axis(size):
+    torch.manual_seed(0)
+    model, x = Normed(), torch.randn(2, 3, size, size)
+    refinement = refined(model, x)
+    assert len(refinement.method.widths) == 2
+    assert refinement.method.widths["a"] == 16
+    report = refinement.refinement_cycle(None, 0.4)
+    assert model(x).shape == (2, 10)
+    assert report.macs == macs(model, (3, size, size)) < 0.6 * refinement.method.dense_macs
+    assert model.first.normalized_shape == (len(model.scale),) == (model.stem.out_channels,)
+
+
+def test_a_long_search_says_how_far_it_is(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(logging.getLogger("refine"), "propagate", True)
+    torch.manual_seed(0)
+    with caplog.at_level(logging.INFO, logger="refine"):
+        refined(Normed(), torch.randn(2, 3, 10, 10)).refinement_cycle(None, 0.4)
+    assert "finding out which channels can be taken out: 0% after 0 s" in caplog.text
+    assert "choosing channels: 0% after 0 s" in caplog.text

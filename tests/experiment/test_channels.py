@@ -8,6 +8,7 @@ import torch
 from conftest import SMALL
 from runs import fitting, same
 
+from refine import models
 from refine.cli import run as cli
 from refine.config import config_directory
 from refine.errors import SettingError
@@ -255,3 +256,26 @@ def test_summary_and_checkpoint_hold_only_data(run):
     )
     weights = sum(tensor.numel() for name, tensor in state["model"].items() if "bn" not in name)
     assert weights < 0.9 * 582_346
+
+
+class TwoHeaded(torch.nn.Sequential):
+    """Gives two answers in training, as Inception does."""
+
+    def __init__(self, num_classes=10, aux_logits=True):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, num_classes))
+        self.aux_logits = aux_logits
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return (logits, logits) if self.training and self.aux_logits else logits
+
+
+def test_auxiliary_heads_are_refused_before_the_search(command, monkeypatch):
+    monkeypatch.setattr(models, "two_headed", TwoHeaded, raising=False)
+    given = (*TINY, "model._target_=refine.models.two_headed", "output_dir=run")
+    done = command(*given)
+    assert done.code == 1
+    assert "auxiliary heads" in done.err
+    assert "+model.aux_logits=false" in done.err
+    done = command(*given, "+model.aux_logits=false")
+    assert "no channel that can be taken out" in done.err  # as it has but one layer
