@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refine.evaluation.traceless import in_mode
 from refine.rng import same_random_state
+from refine.sparsity.layers import linear_turned
 
 FLOPS_A_MAC = 2  # torch counts the multiplication and the addition
 WHOLE = "Global"  # torch's name for all that was counted
@@ -39,7 +40,7 @@ def macs_by_layer(model: nn.Module, image_shape: Sequence[int]) -> dict[str, int
     return {
         name: sum(counts.get(f"{root}.{name}" if name else root, {}).values()) // FLOPS_A_MAC
         for name, module in model.named_modules()
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or linear_turned(module)
     }
 
 

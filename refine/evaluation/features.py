@@ -2,19 +2,21 @@
 
 from torch import Tensor, nn
 
+from refine.sparsity.layers import linear_turned
+
 
 def with_features(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """The outputs, and the inputs (N, D) of the last linear layer that took part in them.
 
     ValueError if the network has none.
     """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear) or linear_turned(m)]
     if not layers:
         raise ValueError("features are the input of a linear layer, and the network has none")
     seen: list[Tensor] = []
     handles = [
         layer.register_forward_pre_hook(
-            lambda module, given, named: seen.append(given[0] if given else named["input"]),
+            lambda module, given, named: seen.append(next(iter((*given, *named.values())))),
             with_kwargs=True,
         )
         for layer in layers

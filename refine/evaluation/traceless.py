@@ -1,9 +1,9 @@
 """How is a network used without leaving a trace in it, or in the random generators?"""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -51,24 +51,28 @@ def score(
     batches: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[..., Tensor] = F.cross_entropy,
     number: int = 0,
+    names: Collection[str] | None = None,
 ) -> Found:
     """The scores that ``importance`` gives ``model`` in evaluation mode, ``without_trace``.
 
-    ``loss`` is passed on only to an importance that takes one by this name. ``number``, such as
-    the cycle's, seeds what the importance draws at random.
+    ``loss`` and ``names``, the tensors that are asked for, are passed on only to an importance that
+    takes them by these names. ``number``, such as the cycle's, seeds what it draws at random.
     """
-    given = {"loss": loss} if _takes_loss(importance) else {}
+    given: dict[str, Any] = {"loss": loss} if takes(importance, "loss") else {}
+    if names is not None and takes(importance, "names"):
+        given["names"] = names
     with without_trace(model, training=False):
         torch.manual_seed(stream(torch.initial_seed(), "score", number))
         return importance(model, batches, **given)
 
 
-def _takes_loss(importance: Callable[..., object]) -> bool:
-    if "loss" in getattr(importance, "keywords", {}):  # a functools.partial that has its own
+def takes(importance: Callable[..., object], name: str) -> bool:
+    """Whether a function is to be given an argument of this name."""
+    if name in getattr(importance, "keywords", {}):  # a functools.partial that has its own
         return False
     try:
         parameters = inspect.signature(importance).parameters
     except ValueError:  # some callables written in C have no signature
         return False
     open_ended = any(entry.kind is entry.VAR_KEYWORD for entry in parameters.values())
-    return open_ended or "loss" in parameters
+    return (open_ended and name == "loss") or name in parameters

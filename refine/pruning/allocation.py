@@ -12,6 +12,7 @@ from math import ceil, floor
 
 from refine.pruning import Allocation, Counts, Tensors
 from refine.pruning.lamp import lamp_counts
+from refine.sparsity.layers import layer_path
 from refine.sparsity.ranking import ends, survivors, threshold
 
 __all__ = ["er", "erk", "global_", "lamp", "layerwise", "uniform_plus"]
@@ -174,7 +175,7 @@ class BoundedAllocation:
             matching = [
                 name
                 for name in masks
-                if fnmatchcase(name, glob) or fnmatchcase(name.rpartition(".")[0], glob)
+                if fnmatchcase(name, glob) or fnmatchcase(layer_path(name), glob)
             ]
             if not matching:
                 layers = ", ".join(name.removesuffix(".weight") for name in masks)

@@ -3,6 +3,7 @@
 refine/channels/cut.py does the same for whole channels.
 """
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,11 +15,15 @@ from refine.batches import Batch
 from refine.evaluation.traceless import score
 from refine.pruning.allocation import layerwise
 from refine.pruning.granularity import Granularity, weight
-from refine.pruning.importance import magnitude, random
+from refine.pruning.importance import magnitude, none, random
+from refine.pruning.left_alone import say_nothing_cut, without_scores
 from refine.pruning.method import downscale_, largest
+from refine.sparsity.layers import home, reasons_said
 from refine.sparsity.masks import Masks
 from refine.sparsity.optimizers import OptimizerWatch
+from refine.sparsity.parametrized import scale_of
 
+log = logging.getLogger("refine")
 Marks = dict[str, Tensor]  # boolean, by tensor: True where a weight is cut
 
 
@@ -33,7 +38,7 @@ class Masked:
     downscale_factor: the prunable weights are multiplied by it before the cut.
     scoring_batches: how many batches scores are made on.
     prunable: names of the parameters that may be cut; by default the weights of convolutions,
-        linear, attention and recurrent layers.
+        linear, attention and recurrent layers that train and that no embedding owns too.
     """
 
     importance: Callable[..., dict[str, Tensor]] = magnitude
@@ -84,6 +89,8 @@ class MaskedCut:
         for name, parameters in self.granularity.attached.items():
             self.masks.attach(model, name, parameters)
         self._watch, self._keepers = watch, keepers
+        self._alone: Collection[str] = ()  # tensors that this cycle neither cuts nor scales
+        self._said, self._chosen = False, False
 
     @property
     def prunable(self) -> int:
@@ -97,11 +104,20 @@ class MaskedCut:
 
     def prepare(self, batches: Iterable[Batch], number: int) -> None:
         """Cycle ``number``, counted from 0, begins."""
-        self.number = number
+        self.number, self._alone, self._chosen = number, (), False
 
     def scores(self, batches: Iterable[Batch], loss: Callable[..., Tensor]) -> dict[str, Tensor]:
-        """The scores of the weights."""
-        return score(self.importance, self.model, batches, loss, self.number)
+        """The scores of the weights. ValueError if a frozen tensor that was named has none, or if
+        no tensor has one."""
+        asked, importance = list(self.masks), self.settings.importance
+        scores = score(self.importance, self.model, batches, loss, self.number, asked)
+        if getattr(importance, "function", importance) is not none:
+            prunable = self.settings.prunable
+            missing = without_scores(importance, scores, self.masks.weights(), prunable)
+            if missing and not self._said:
+                log.warning("left alone: %s", reasons_said(missing))
+            self._alone, self._said = missing, self._said or bool(missing)
+        return scores
 
     def choose(self, scores: dict[str, Tensor], ratio: float) -> Marks:
         """Marks the weights that a cut of ``ratio`` of the survivors takes."""
@@ -109,11 +125,23 @@ class MaskedCut:
             return {}
         grouped = self.granularity.group(scores, self.masks)
         counts = self.settings.allocation(grouped, self.masks, ratio)
-        return self.masks.lowest(grouped, self.granularity.whole(grouped, self.masks, counts))
+        marked = self.masks.lowest(grouped, self.granularity.whole(grouped, self.masks, counts))
+        if not self._chosen and not any(bool(going.any()) for going in marked.values()):
+            ways = self.settings.granularity, self.settings.allocation
+            say_nothing_cut(self.number + 1, *ways, grouped, counts)
+            self._alone = list(self.masks)
+        self._chosen = True  # a floor then tries smaller cuts, which may take nothing
+        return marked
 
     def downscale_(self) -> None:
-        """Multiplies the prunable weights by the factor."""
-        downscale_(self.masks.weights().values(), self.settings.downscale_factor)
+        """Multiplies the prunable weights by the factor; those of a weight norm by their gain."""
+        weights = self.masks.weights()
+        found = [
+            scale_of(self.model.get_submodule(home(self.model, name)), weight)
+            for name, weight in weights.items()
+            if name not in self._alone
+        ]
+        downscale_(found, self.settings.downscale_factor)
 
     def cut_(self, choice: Marks) -> dict[str, int]:
         """Cuts the marked weights; returns how many of each tensor."""

@@ -4,7 +4,7 @@ Only parameters that train are looked at. Gradients are computed without ``.grad
 it is; they are 0 where the loss does not depend on a weight.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -15,9 +15,9 @@ from torch.func import functional_call, grad, vmap
 
 from refine.batches import Batch
 from refine.pruning import Batches, Loss, Tensors
+from refine.sparsity.layers import linear_turned, weight_tensor
 
-Layer = nn.Linear | nn.modules.conv._ConvNd
-LAYERS: tuple[type[Layer], ...] = (
+LAYERS: tuple[type[nn.Module], ...] = (
     nn.Linear,
     nn.Conv1d,
     nn.Conv2d,
@@ -42,36 +42,55 @@ def at_least_one(batches: Batches) -> Iterator[Batch]:
         raise ValueError("this importance needs data, and was given no batch of (inputs, targets)")
 
 
-def input_scales(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
-    """For each weight of a linear layer or convolution that trains, the root mean square of the
-    values that it multiplies, over all examples and positions (padding included), in the weight's
-    shape. Layers that were not called are left out."""
-    names = {id(weight): name for name, weight in model.named_parameters()}
+class _WithWeight:
+    """A layer with another weight: of parametrised and of frozen ones no gradient is to be had."""
+
+    def __init__(self, layer: nn.Module):
+        self._layer = layer
+        self.weight: Tensor = layer.weight.detach().requires_grad_()  # type: ignore[operator]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+
+def input_scales(
+    model: nn.Module, batches: Batches, wanted: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """For each weight of a linear layer or convolution, the root mean square of the values that it
+    multiplies, over all examples and positions (padding included), in the weight's shape. Layers
+    that were not called are left out. wanted: names of weights; by default those that train."""
+    names = {
+        id(weight): name
+        for name, weight in model.named_parameters()
+        if (weight.requires_grad if wanted is None else name in wanted)
+    }
     squares: dict[str, Tensor] = {}
     positions: dict[str, int] = {}
 
     @torch.no_grad()
     def note(
-        kind: type[Layer], layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
+        kind: type[nn.Module],
+        name: str,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
-        values: Tensor = args[0] if args else kwargs["input"]
-        if kind is nn.Linear:
+        values: Tensor = args[0] if args else kwargs["x" if "x" in kwargs else "input"]
+        layer = _WithWeight(module)
+        if not issubclass(kind, nn.modules.conv._ConvNd):
             values = values.reshape(-1, values.shape[-1])
         elif values.dim() < layer.weight.dim():  # an example on its own
             values = values.unsqueeze(0)
         values = values.to(torch.promote_types(values.dtype, torch.float32))
         found, places = _summed_by_weight(kind, layer, values.square().sum(0, keepdim=True))
-        name = names[id(layer.weight)]
         squares[name] = squares[name] + found if name in squares else found
         positions[name] = positions.get(name, 0) + places * len(values)
 
     with ExitStack() as hooks, torch.no_grad():
         for layer in model.modules():
-            if not isinstance(layer, LAYERS):
-                continue
-            if id(layer.weight) in names and layer.weight.requires_grad:
-                kind = next(kind for kind in LAYERS if isinstance(layer, kind))
-                hook = layer.register_forward_pre_hook(partial(note, kind), with_kwargs=True)
+            kind = _kind(layer)
+            if kind is not None and (name := names.get(id(weight_tensor(layer)))) is not None:
+                hook = layer.register_forward_pre_hook(partial(note, kind, name), with_kwargs=True)
                 hooks.callback(hook.remove)
         for inputs, _ in at_least_one(batches):
             model(inputs)
@@ -81,7 +100,15 @@ def input_scales(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
     }
 
 
-def _summed_by_weight(kind: type[Layer], layer: Layer, values: Tensor) -> tuple[Tensor, int]:
+def _kind(layer: nn.Module) -> type[nn.Module] | None:
+    """The class whose ``forward`` multiplies by the layer's weight alone; None for others."""
+    found = next((kind for kind in LAYERS if isinstance(layer, kind)), None)
+    return type(layer) if found is None and linear_turned(layer) else found
+
+
+def _summed_by_weight(
+    kind: type[nn.Module], layer: _WithWeight, values: Tensor
+) -> tuple[Tensor, int]:
     """The sum of the ``values`` (of one example) that each weight multiplies, and at how many
     positions it multiplies one.
 

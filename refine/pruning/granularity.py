@@ -13,7 +13,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from refine.sparsity.layers import by_output, from_output, prunable_names, transposed
+from refine.sparsity.layers import (
+    by_output,
+    from_output,
+    groups_of,
+    home,
+    prunable_names,
+    transposed,
+)
+from refine.sparsity.parametrized import ALL, normed_dimension
 from refine.sparsity.ranking import ends
 from refine.sparsity.topology import attached, output_tensors, traced
 
@@ -52,7 +60,8 @@ def weight(model: nn.Module, prunable: Collection[str] | None = None) -> Granula
 # Named after what it prunes; nothing here needs Python's own ``filter``.
 def filter(model: nn.Module, prunable: Collection[str] | None = None) -> Granularity:
     """All weights of one output channel (Li et al. 2017, arXiv:1608.08710). Left out: layers that
-    compute the network's outputs, recurrent and attention layers."""
+    compute the network's outputs, recurrent and attention layers, and the directions of
+    ``weight_norm``, which cannot be 0 as a whole."""
     layers = owners(model, prunable)
     graph = traced(model)
     final = output_tensors(model, layers, graph)
@@ -60,6 +69,7 @@ def filter(model: nn.Module, prunable: Collection[str] | None = None) -> Granula
         name: by_channel(layer)
         for name, layer in layers.items()
         if name not in final and not within_attention(model, name)
+        if normed_dimension(layer, name) in (None, ALL)
         if not isinstance(layer, nn.RNNBase | nn.MultiheadAttention)
     }
     going = {name: attached(model, name, graph) for name in units}
@@ -146,20 +156,20 @@ def in_units(layers: Iterable[str], units: Mapping[str, Units]) -> Granularity:
 def owners(model: nn.Module, prunable: Collection[str] | None) -> dict[str, nn.Module]:
     """The layer of every prunable tensor."""
     names = prunable_names(model) if prunable is None else prunable
-    return {name: model.get_submodule(name.rpartition(".")[0]) for name in names}
+    return {name: model.get_submodule(home(model, name)) for name in names}
 
 
 def within_attention(model: nn.Module, name: str) -> bool:
     """Whether a tensor is part of an attention layer, such as its output projection."""
-    path = name.rpartition(".")[0]
+    path = home(model, name)
     above = model.get_submodule(path.rpartition(".")[0])
     return isinstance(above, nn.MultiheadAttention)
 
 
 def inputs(layer: nn.Module, shape: torch.Size) -> int:
     """How many inputs (of a group) weights of this shape have; 1, which no m divides, if none."""
-    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
-        return shape[0] // layer.groups
+    if transposed(layer):
+        return shape[0] // groups_of(layer)
     return shape[1] if len(shape) > 1 else 1
 
 

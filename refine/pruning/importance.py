@@ -3,11 +3,12 @@
 Each is a function ``(model, batches, loss) -> scores``: for every prunable weight tensor at least,
 a tensor of its shape; the lowest go first. ``batches`` yields (inputs, targets) on the model's
 device; ``loss`` is ``(outputs, targets) -> mean``. None of them changes the model or its gradients.
+``names``, where a function takes it, are the prunable tensors that are asked for.
 Scores that are made of the loss exist only for parameters that train. Those in ``NEED_DATA`` raise
 ValueError where there is no batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from refine.pruning import Batches, Importance, Loss, Scores
 from refine.pruning.gradients import input_scales, mean_squared_gradients, summed_over_batches
 from refine.pruning.movement import movement
-from refine.sparsity.layers import prunable_names
+from refine.sparsity.layers import by_output, from_output, home, prunable_names
 
 __all__ = [
     "activation",
@@ -83,37 +84,38 @@ def snip(model: nn.Module, batches: Batches, loss: Loss = F.cross_entropy) -> Sc
     return {name: products.div_(total or 1.0) for name, products in sums.items()}
 
 
-def activation(model: nn.Module, batches: Batches, loss: Loss = F.cross_entropy) -> Scores:
+def activation(
+    model: nn.Module,
+    batches: Batches,
+    loss: Loss = F.cross_entropy,
+    names: Collection[str] | None = None,
+) -> Scores:
     """|w| times the root mean square of what it multiplies: Wanda (Sun et al. 2024,
     arXiv:2306.11695), with the norm of the input divided by the root of its length, so that layers
     of different resolutions can be compared. In layers other than linear ones and convolutions,
     such as attention, |w| alone: their inputs are mostly normalised to 1."""
-    scales = input_scales(model, batches)
+    scales = input_scales(model, batches, names)
     scores = magnitude(model, batches)
     return {name: score * scales.get(name, 1.0) for name, score in scores.items()}
 
 
-def similarity(model: nn.Module, batches: Batches, loss: Loss = F.cross_entropy) -> Scores:
+def similarity(
+    model: nn.Module,
+    batches: Batches,
+    loss: Loss = F.cross_entropy,
+    names: Collection[str] | None = None,
+) -> Scores:
     """Sum of the distances from a weight's filter to the other filters of its layer: filters near
     the geometric median are replaceable (FPGM, He et al. 2019, arXiv:1811.00250). A filter is all
     weights of one output. Scores compare within a layer; only prunable weights have one."""
-    weights = dict(model.named_parameters())
-    groups = {
-        id(layer.weight): layer.groups
-        for layer in model.modules()
-        if isinstance(layer, nn.modules.conv._ConvTransposeNd)
-    }
-    scores = {}
-    for name in prunable_names(model):
-        weight = weights[name].detach()
-        if count := groups.get(id(weights[name])):  # (inputs, outputs of a group, kernel)
-            parts = weight.reshape(count, len(weight) // count, weight.shape[1], -1)
-            filters = parts.transpose(1, 2).flatten(0, 1).flatten(1)
-            sums = _distance_sums(filters).view(count, 1, weight.shape[1], 1)
-            scores[name] = sums.expand_as(parts).reshape(weight.shape)
-        else:  # (outputs, inputs of a group, kernel)
-            sums = _distance_sums(weight.flatten(1))
-            scores[name] = sums.view(-1, *[1] * (weight.dim() - 1)).expand_as(weight)
+    weights, scores = dict(model.named_parameters()), {}
+    for name in prunable_names(model) if names is None else names:
+        weight, layer = weights[name].detach(), model.get_submodule(home(model, name))
+        if weight.dim() < 2:
+            continue
+        filters = by_output(layer, weight)
+        sums = _distance_sums(filters)[:, None].expand_as(filters)
+        scores[name] = from_output(layer, sums, weight.shape)
     return scores
 
 

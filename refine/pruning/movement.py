@@ -1,6 +1,6 @@
 """Is training moving a weight away from zero, or towards it?"""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +51,20 @@ class movement:
                 term = weight * (gradient.to(total.dtype) / scale.to(weight.device))
                 total.sub_(torch.where(scale.to(weight.device).isfinite(), term, 0.0))
 
-    def __call__(self, model: nn.Module, batches: Batches, loss: Loss = F.cross_entropy) -> Scores:
+    def __call__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        loss: Loss = F.cross_entropy,
+        names: Collection[str] | None = None,
+    ) -> Scores:
         """The sums; ValueError if no step was observed since ``begin_epoch``."""
         if not self._sums:
             raise ValueError("movement has seen no training step since the epoch began")
         weights = dict(model.named_parameters())
-        scores = {name: torch.zeros_like(weights[name]) for name in prunable_names(model)}
+        asked = prunable_names(model) if names is None else names
+        moving = [name for name in asked if name in weights and weights[name].requires_grad]
+        scores = {name: torch.zeros_like(weights[name]) for name in moving}
         for name, total in self._sums.items():
             if name in weights and weights[name].shape == total.shape:
                 scores[name] = total.to(weights[name].device, copy=True)

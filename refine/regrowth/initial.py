@@ -7,7 +7,9 @@ one dimension with a value for each ``marked`` position, in the order of the ind
 is on the CPU. Fans are counted as in torch.nn.init.
 """
 
+from collections.abc import Callable
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,6 +92,19 @@ def fan_in(
     deviation = (2 / inputs.clamp(min=1)).sqrt().reshape(-1, *[1] * (weight.dim() - 1))
     normal = torch.randn(int(marked.sum()), generator=generator)
     return (normal.to(weight.device) * deviation.expand_as(weight)[marked]).to(weight.dtype)
+
+
+def turned(initial: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same for a linear layer whose weight is (inputs, outputs)."""
+
+    def values(weight: Tensor, alive: Tensor, marked: Tensor, *others: Any) -> Tensor:
+        dense, stale, generator = others
+        given = (None if known is None else known.t() for known in (dense, stale))
+        whole = torch.zeros_like(weight)
+        whole.t()[marked.t()] = initial(weight.t(), alive.t(), marked.t(), *given, generator)
+        return whole[marked]
+
+    return values
 
 
 def _uniform(weight: Tensor, marked: Tensor, bound: float, generator: torch.Generator) -> Tensor:

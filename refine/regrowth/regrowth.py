@@ -3,7 +3,7 @@
 Score, allocation and initial value are plain functions; ``Regrowth`` holds the choice of them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor
@@ -22,6 +22,7 @@ from refine.regrowth.allocation import Candidates
 from refine.regrowth.reference import Denser, Reference
 from refine.regrowth.similarity import feature_similarity
 from refine.rng import stream
+from refine.sparsity.layers import home, linear_turned
 from refine.sparsity.masks import Masks
 from refine.sparsity.ranking import highest
 from refine.sparsity.shrink import Smaller
@@ -139,6 +140,7 @@ class Regrowth:
             return Regrown(dict.fromkeys(masks, 0), {}, {})
         weights = masks.weights()
         alive = {name: mask.to(weights[name].device) for name, mask in masks.items()}
+        turned = {n for n in masks if linear_turned(model.get_submodule(home(model, n)))}
         reference = self._denser(model, masks)
         scores = self.score(model, batches, alive, reference, loss, self.generator)
 
@@ -151,14 +153,14 @@ class Regrowth:
             if reward is None:
                 raise ValueError("this allocation learns from a reward")
             draws = self.generator.clone_state()  # each trial has the random draws of the regrowth
-            regrown = self._regrown(weights, alive, scores, counts, reference, draws)
+            regrown = self._regrown(weights, alive, scores, counts, reference, draws, turned)
             with without_trace(model, training=model.training):  # a reward trains, and draws
                 return reward(regrown)
 
         counts = self.allocation(
             Candidates(scores, alive, count, dict(self._lost), similarity, trial)
         )
-        regrown = self._regrown(weights, alive, scores, counts, reference, self.generator)
+        regrown = self._regrown(weights, alive, scores, counts, reference, self.generator, turned)
         masks.grow_(regrown.marked, regrown.values)
         self._lost.clear()
         return regrown
@@ -172,6 +174,7 @@ class Regrowth:
         counts: Mapping[str, int],
         reference: Reference | None,
         generator: torch.Generator,
+        turned: Collection[str],
     ) -> Regrown:
         marked: dict[str, Tensor] = {}
         values: dict[str, Tensor] = {}
@@ -179,7 +182,8 @@ class Regrowth:
             if count:
                 marked |= highest(scores, {name: ~alive[name]}, count)
                 dense = None if reference is None else reference.values[name]
-                values[name] = self.initial(
+                start = initial_value.turned(self.initial) if name in turned else self.initial
+                values[name] = start(
                     weights[name],
                     alive[name],
                     marked[name],

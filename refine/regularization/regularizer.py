@@ -18,7 +18,7 @@ from refine.regularization.penalties import (
     none,
 )
 from refine.regularization.weights import BATCH_NORM, Weights
-from refine.sparsity.layers import prunable_names
+from refine.sparsity.layers import layer_path, prunable_names
 from refine.sparsity.shrink import Smaller
 
 # What was published for each, Network Slimming's also for l1.
@@ -215,4 +215,4 @@ class Regularizer:
         )
 
     def _protects(self, tensor: str) -> bool:
-        return not self._protected.isdisjoint((tensor, tensor.rpartition(".")[0]))
+        return not self._protected.isdisjoint((tensor, layer_path(tensor)))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from refine.sparsity.hold import Hold
-from refine.sparsity.layers import by_output, prunable_names
+from refine.sparsity.layers import by_output, home, named, none_to_prune, prunable_names
+from refine.sparsity.parametrized import sparing
 from refine.sparsity.ranking import lowest, survivors
 from refine.sparsity.shrink import Smaller
 
@@ -22,15 +23,11 @@ class Masks(Mapping[str, Tensor]):
 
     def __init__(self, model: nn.Module, prunable: Iterable[str] | None = None):
         parameters = dict(model.named_parameters())
-        names = prunable_names(model) if prunable is None else list(prunable)
-        if unknown := [name for name in names if name not in parameters]:
-            raise ValueError(f"the model has no parameter {unknown[0]!r}")
+        names = prunable_names(model) if prunable is None else named(model, prunable)
         if not names:
-            raise ValueError(
-                "the model has no convolution, linear, attention or recurrent layer that trains; "
-                "name the tensors to prune with prunable=[...]"
-            )
-        self._owners: dict[str, tuple[weakref.ref[nn.Module], str]] = {}
+            raise ValueError(none_to_prune(model))
+        # Of each tensor the module that has it, its name there, and the layer whose weight it is.
+        self._owners: dict[str, tuple[weakref.ref[nn.Module], str, weakref.ref[nn.Module]]] = {}
         for name in names:
             self._find(model, name)
         self._alive = {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names}
@@ -84,7 +81,7 @@ class Masks(Mapping[str, Tensor]):
         for parameter, name in self._attached.items():
             if name in marked:
                 left = self._alive[name] & ~marked[name].to(self._alive[name].device)
-                stays = by_output(self._owner(name), left).any(1)
+                stays = by_output(self._layer(name), left).any(1)
                 going = self.lives(parameter).to(stays.device) & ~stays
                 if going.any():
                     found[parameter] = going, self._parameter(parameter)
@@ -97,7 +94,7 @@ class Masks(Mapping[str, Tensor]):
         an element for every output channel.
         """
         known = dict(model.named_parameters())
-        channels = len(by_output(self._owner(name), self._alive[name]))
+        channels = len(by_output(self._layer(name), self._alive[name]))
         for parameter in parameters:
             if parameter not in known or known[parameter].shape != (channels,):
                 raise ValueError(f"{parameter} has no element for each of {channels} of {name}")
@@ -118,7 +115,9 @@ class Masks(Mapping[str, Tensor]):
                 raise ValueError(f"the scores and counts do not fit the prunable tensor {name}")
             if count:
                 self._alive[name] = self._alive[name].to(scores[name].device)
-                marked[name] = lowest(scores[name], self._alive[name], count)
+                alive = self._alive[name]
+                values, most = sparing(self._layer(name), name, scores[name], alive)
+                marked[name] = lowest(values, alive, min(count, most))
         return marked
 
     def cut_(self, marked: Mapping[str, Tensor]) -> None:
@@ -172,9 +171,9 @@ class Masks(Mapping[str, Tensor]):
 
     def shrink_(self, smaller: Smaller) -> None:
         """To be called when the network has become ``smaller``: what is left keeps its mask."""
-        for home in (self._alive, self._channels):
-            for name, mask in home.items():
-                home[name] = smaller.of(name, mask)
+        for masks in (self._alive, self._channels):
+            for name, mask in masks.items():
+                masks[name] = smaller.of(name, mask)
         for name in list(self._holds):
             self._holds[name] = self._hold(name, self._parameter(name))
 
@@ -226,7 +225,7 @@ class Masks(Mapping[str, Tensor]):
     def _cut_channels(self, names: Collection[str]) -> None:
         for parameter, name in self._attached.items():
             if name in names:
-                alive = by_output(self._owner(name), self._alive[name]).any(1)
+                alive = by_output(self._layer(name), self._alive[name]).any(1)
                 if alive.all():
                     self._channels.pop(parameter, None)
                     self._holds.pop(parameter, None)
@@ -236,14 +235,15 @@ class Masks(Mapping[str, Tensor]):
 
     def _find(self, model: nn.Module, name: str) -> None:
         owner, _, attribute = name.rpartition(".")
-        self._owners[name] = weakref.ref(model.get_submodule(owner)), attribute
+        layer = weakref.ref(model.get_submodule(home(model, name)))
+        self._owners[name] = weakref.ref(model.get_submodule(owner)), attribute, layer
 
-    def _owner(self, name: str) -> nn.Module:
-        owner = self._owners[name][0]()
-        if owner is None:
+    def _layer(self, name: str, whose: int = 2) -> nn.Module:
+        layer: nn.Module | None = self._owners[name][whose]()  # type: ignore[operator]
+        if layer is None:
             raise RuntimeError("the model of these masks no longer exists")
-        return owner
+        return layer
 
     def _parameter(self, name: str) -> nn.Parameter:
-        parameter: nn.Parameter = getattr(self._owner(name), self._owners[name][1])
+        parameter: nn.Parameter = getattr(self._layer(name, 0), self._owners[name][1])
         return parameter

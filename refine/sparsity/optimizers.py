@@ -1,6 +1,7 @@
 """Which optimizers train this network, and how do they leave cut weights at zero?"""
 
 import inspect
+import logging
 import weakref
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
@@ -16,9 +17,11 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from refine.sparsity.hold import Freeze
+from refine.sparsity.layers import left_out, named, reasons_said
 from refine.sparsity.masks import Masks
 from refine.sparsity.shrink import Change, Shrunk, fit_, shapes
 
+log = logging.getLogger("refine")
 # A watch lives as long as its network. There is one pair of hooks for all of them, never removed:
 # their number must not change while torch walks through them.
 _watches: weakref.WeakKeyDictionary[nn.Module, "OptimizerWatch"] = weakref.WeakKeyDictionary()
@@ -31,10 +34,12 @@ def watch(model: nn.Module, prunable: Iterable[str] | None = None) -> "Optimizer
 
     ValueError if it has one with other ``prunable`` tensors, or there is nothing to prune.
     """
-    names = None if prunable is None else list(prunable)
+    names = None if prunable is None else named(model, prunable)
     found = _watches.get(model)
     if found is None:
         found = _watches[model] = OptimizerWatch(model, Masks(model, names))
+        if names is None and (others := left_out(model)):
+            log.warning("%s: left alone; prunable=[...] names what to cut", reasons_said(others))
     elif names is not None and set(names) != set(found.masks):
         raise ValueError("this model is being refined already, with other prunable tensors")
     if not _hooked:

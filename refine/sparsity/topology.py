@@ -5,14 +5,22 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import fx, nn
 
-from refine.sparsity.layers import prunable_names
+from refine.sparsity.layers import home, linear_turned, prunable_names
+
+
+class Tracer(fx.Tracer):
+    """Takes a ``Conv1D`` for one layer, as the layers of torch.nn."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether the trace does not go into a module."""
+        return linear_turned(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 def traced(model: nn.Module) -> fx.Graph | None:
     """The graph of the model's forward pass; None if torch.fx cannot follow it."""
     try:
         with torch.enable_grad():
-            return fx.Tracer().trace(model)
+            return Tracer().trace(model)
     except Exception:  # the model's own code runs with stand-ins and can fail in any way
         return None
 
@@ -54,7 +62,7 @@ def attached(model: nn.Module, name: str, graph: fx.Graph | None = None) -> list
     The trace shows which norm that is. Without a trace it is the module defined next, if that is a
     batch norm of the layer's width. A norm that follows several layers belongs to none of them.
     """
-    path = name.rpartition(".")[0]
+    path = home(model, name)
     layer = model.get_submodule(path)
     bias = getattr(layer, "bias", None)
     if not isinstance(bias, nn.Parameter):
@@ -72,7 +80,8 @@ def attached(model: nn.Module, name: str, graph: fx.Graph | None = None) -> list
 
 def outputs(layer: nn.Module) -> int | None:
     """How many outputs a convolution or linear layer has."""
-    return getattr(layer, "out_channels", getattr(layer, "out_features", None))
+    widths = (getattr(layer, name, None) for name in ("out_channels", "out_features", "nf"))
+    return next((width for width in widths if width is not None), None)
 
 
 def _next_called(model: nn.Module, path: str, graph: fx.Graph) -> Iterator[str]:

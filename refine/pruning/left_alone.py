@@ -1,0 +1,75 @@
+"""Which tensors does a cut leave alone, and what is said of it?"""
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from refine.pruning.allocation import BoundedAllocation
+from refine.sparsity.layers import reasons_said
+
+log = logging.getLogger("refine")
+
+
+def without_scores(
+    importance: Callable[..., Any],
+    scores: Any,
+    weights: Mapping[str, nn.Parameter],
+    named: Collection[str] | None,
+) -> dict[str, str]:
+    """The prunable ``weights`` that ``importance`` gave no score, each with the reason.
+
+    named: those that the user has named. ValueError if a frozen one of them has no score, or if
+    nothing has one.
+    """
+    who = shown(importance)
+    if not isinstance(scores, Mapping):
+        raise ValueError(f"{who} gave no scores, but a {type(scores).__name__}")
+    missing = {
+        name: f"{who} gives it no score" if weight.requires_grad else "frozen"
+        for name, weight in weights.items()
+        if name not in scores
+    }
+    if frozen := [name for name in named or () if missing.get(name) == "frozen"]:
+        raise ValueError(
+            f"{frozen[0]} is frozen, and {who} gives it no score; let it train, take it out of "
+            "prunable, or use an importance that needs no gradients, such as magnitude"
+        )
+    if len(missing) == len(weights):
+        raise ValueError(f"{who} gives no score to any prunable tensor: {reasons_said(missing)}")
+    return missing
+
+
+def say_nothing_cut(
+    number: int,
+    granularity: Callable[..., Any],
+    allocation: Callable[..., Any],
+    grouped: Mapping[str, Tensor],
+    counts: Mapping[str, int],
+) -> None:
+    """Says why cycle ``number`` cuts nothing, given the scores of what can be cut as a unit and how
+    many weights the allocation takes. A warning, unless it is for the rounding to whole units."""
+    if not grouped:
+        reason = f"no tensor can be cut with granularity={shown(granularity)}"
+    elif not any(counts.values()):
+        reason = "the allocation takes no weight of any tensor"
+        if isinstance(allocation, BoundedAllocation):
+            reason += f" with min_layer_density={allocation.min_layer_density}"
+            reason += f" and layers={dict(allocation.layers)}" if allocation.layers else ""
+    else:
+        log.info(
+            "cycle %d cuts nothing: %d weights come to no whole unit of granularity=%s",
+            number, sum(counts.values()), shown(granularity),
+        )  # fmt: skip
+        return
+    log.warning("cycle %d cuts nothing: %s", number, reason)
+
+
+def shown(function: Callable[..., Any]) -> str:
+    """A function's name, with the arguments that are bound to it."""
+    if isinstance(function, partial):
+        bound = ", ".join(f"{name}={value!r:.40}" for name, value in function.keywords.items())
+        return f"{shown(function.func)}({bound})"
+    return getattr(function, "__name__", type(function).__name__)
