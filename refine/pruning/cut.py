@@ -18,7 +18,7 @@ from refine.pruning.granularity import Granularity, weight
 from refine.pruning.importance import magnitude, none, random
 from refine.pruning.left_alone import say_nothing_cut, without_scores
 from refine.pruning.method import downscale_, largest
-from refine.sparsity.layers import home, reasons_said
+from refine.sparsity.layers import home, said
 from refine.sparsity.masks import Masks
 from refine.sparsity.optimizers import OptimizerWatch
 from refine.sparsity.parametrized import scale_of
@@ -112,10 +112,10 @@ class MaskedCut:
         asked, importance = list(self.masks), self.settings.importance
         scores = score(self.importance, self.model, batches, loss, self.number, asked)
         if getattr(importance, "function", importance) is not none:
-            prunable = self.settings.prunable
-            missing = without_scores(importance, scores, self.masks.weights(), prunable)
+            weights, named = self.masks.weights(), self.settings.prunable is not None
+            missing = without_scores(importance, scores, weights, named)
             if missing and not self._said:
-                log.warning("left alone: %s", reasons_said(missing))
+                log.warning("left alone: %s", said(missing))
             self._alone, self._said = missing, self._said or bool(missing)
         return scores
 

@@ -1,14 +1,14 @@
 """Which tensors does a cut leave alone, and what is said of it?"""
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from refine.pruning.allocation import BoundedAllocation
-from refine.sparsity.layers import reasons_said
+from refine.sparsity.layers import said
 
 log = logging.getLogger("refine")
 
@@ -17,12 +17,12 @@ def without_scores(
     importance: Callable[..., Any],
     scores: Any,
     weights: Mapping[str, nn.Parameter],
-    named: Collection[str] | None,
+    named: bool,
 ) -> dict[str, str]:
     """The prunable ``weights`` that ``importance`` gave no score, each with the reason.
 
-    named: those that the user has named. ValueError if a frozen one of them has no score, or if
-    nothing has one.
+    named: whether the user has named them. ValueError if nothing has a score, or if they are named
+    and a frozen one has none.
     """
     who = shown(importance)
     if not isinstance(scores, Mapping):
@@ -32,13 +32,13 @@ def without_scores(
         for name, weight in weights.items()
         if name not in scores
     }
-    if frozen := [name for name in named or () if missing.get(name) == "frozen"]:
+    if named and (frozen := [name for name, reason in missing.items() if reason == "frozen"]):
         raise ValueError(
             f"{frozen[0]} is frozen, and {who} gives it no score; let it train, take it out of "
             "prunable, or use an importance that needs no gradients, such as magnitude"
         )
     if len(missing) == len(weights):
-        raise ValueError(f"{who} gives no score to any prunable tensor: {reasons_said(missing)}")
+        raise ValueError(f"{who} gives no score to any prunable tensor: {said(missing)}")
     return missing
 
 

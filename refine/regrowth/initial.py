@@ -12,7 +12,9 @@ from math import sqrt
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from refine.sparsity.layers import by_output, from_output
 
 __all__ = ["fan_in", "kaiming", "reference", "stale", "xavier", "zero"]
 
@@ -94,15 +96,16 @@ def fan_in(
     return (normal.to(weight.device) * deviation.expand_as(weight)[marked]).to(weight.dtype)
 
 
-def turned(initial: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same for a linear layer whose weight is (inputs, outputs)."""
+def turned(initial: Callable[..., Tensor], layer: nn.Module) -> Callable[..., Tensor]:
+    """The same for a layer whose weight has its inputs first: ``initial`` sees it as (outputs,
+    inputs)."""
 
     def values(weight: Tensor, alive: Tensor, marked: Tensor, *others: Any) -> Tensor:
-        dense, stale, generator = others
-        given = (None if known is None else known.t() for known in (dense, stale))
-        whole = torch.zeros_like(weight)
-        whole.t()[marked.t()] = initial(weight.t(), alive.t(), marked.t(), *given, generator)
-        return whole[marked]
+        given = (weight, alive, marked, *others[:2])
+        rows = [None if known is None else by_output(layer, known) for known in given]
+        whole = torch.zeros_like(by_output(layer, weight))
+        whole[by_output(layer, marked)] = initial(*rows, others[2])
+        return from_output(layer, whole, weight.shape)[marked]
 
     return values
 

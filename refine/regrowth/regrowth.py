@@ -3,7 +3,7 @@
 Score, allocation and initial value are plain functions; ``Regrowth`` holds the choice of them.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor
@@ -22,7 +22,7 @@ from refine.regrowth.allocation import Candidates
 from refine.regrowth.reference import Denser, Reference
 from refine.regrowth.similarity import feature_similarity
 from refine.rng import stream
-from refine.sparsity.layers import home, linear_turned
+from refine.sparsity.layers import home, linear_turned, transposed
 from refine.sparsity.masks import Masks
 from refine.sparsity.ranking import highest
 from refine.sparsity.shrink import Smaller
@@ -140,7 +140,10 @@ class Regrowth:
             return Regrown(dict.fromkeys(masks, 0), {}, {})
         weights = masks.weights()
         alive = {name: mask.to(weights[name].device) for name, mask in masks.items()}
-        turned = {n for n in masks if linear_turned(model.get_submodule(home(model, n)))}
+        layers = {name: model.get_submodule(home(model, name)) for name in masks}
+        # torch.nn.init counts the fans of transposed convolutions as if they were not.
+        inputs_first = transposed if self.initial is initial_value.fan_in else linear_turned
+        turned = {name: layer for name, layer in layers.items() if inputs_first(layer)}
         reference = self._denser(model, masks)
         scores = self.score(model, batches, alive, reference, loss, self.generator)
 
@@ -174,7 +177,7 @@ class Regrowth:
         counts: Mapping[str, int],
         reference: Reference | None,
         generator: torch.Generator,
-        turned: Collection[str],
+        turned: Mapping[str, nn.Module],
     ) -> Regrown:
         marked: dict[str, Tensor] = {}
         values: dict[str, Tensor] = {}
@@ -182,7 +185,8 @@ class Regrowth:
             if count:
                 marked |= highest(scores, {name: ~alive[name]}, count)
                 dense = None if reference is None else reference.values[name]
-                start = initial_value.turned(self.initial) if name in turned else self.initial
+                layer = turned.get(name)
+                start = initial_value.turned(self.initial, layer) if layer else self.initial
                 values[name] = start(
                     weights[name],
                     alive[name],

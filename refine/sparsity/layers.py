@@ -86,7 +86,7 @@ def named(model: nn.Module, names: Iterable[str]) -> list[str]:
     where its zeros could not be held or would mean nothing."""
     every = model.named_parameters(remove_duplicate=False)
     known, first = dict(every), {id(tensor): name for name, tensor in model.named_parameters()}
-    wanted = list(names)
+    wanted = [names] if isinstance(names, str) else list(names)
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(f"the model has no parameter {unknown[0]!r}")
     found = list(dict.fromkeys(first[id(known[name])] for name in wanted))
@@ -105,14 +105,14 @@ def named(model: nn.Module, names: Iterable[str]) -> list[str]:
 def none_to_prune(model: nn.Module) -> str:
     """What to say of a model that has nothing to prune."""
     if others := left_out(model):
-        return f"the model has nothing to prune; left alone are {reasons_said(others)}"
+        return f"the model has nothing to prune but what prunable=[...] names: {said(others)}"
     return (
         "the model has no convolution, linear, attention or recurrent layer that trains; "
         "name the tensors to prune with prunable=[...]"
     )
 
 
-def reasons_said(reasons: Mapping[str, str]) -> str:
+def said(reasons: Mapping[str, str]) -> str:
     """Tensors and reasons in one line."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in reasons.items():

@@ -117,7 +117,7 @@ class Masks(Mapping[str, Tensor]):
                 self._alive[name] = self._alive[name].to(scores[name].device)
                 alive = self._alive[name]
                 values, most = sparing(self._layer(name), name, scores[name], alive)
-                marked[name] = lowest(values, alive, min(count, most))
+                marked[name] = lowest(values, alive, count if most is None else min(count, most))
         return marked
 
     def cut_(self, marked: Mapping[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from refine.sparsity.hold import Freeze
-from refine.sparsity.layers import left_out, named, reasons_said
+from refine.sparsity.layers import left_out, named, said
 from refine.sparsity.masks import Masks
 from refine.sparsity.shrink import Change, Shrunk, fit_, shapes
 
@@ -39,7 +39,7 @@ def watch(model: nn.Module, prunable: Iterable[str] | None = None) -> "Optimizer
     if found is None:
         found = _watches[model] = OptimizerWatch(model, Masks(model, names))
         if names is None and (others := left_out(model)):
-            log.warning("%s: left alone; prunable=[...] names what to cut", reasons_said(others))
+            log.warning("left alone unless prunable=[...] names it: %s", said(others))
     elif names is not None and set(names) != set(found.masks):
         raise ValueError("this model is being refined already, with other prunable tensors")
     if not _hooked:

@@ -110,13 +110,15 @@ def scale_of(layer: nn.Module, weight: nn.Parameter) -> nn.Parameter:
     return weight if gain is None else gain
 
 
-def sparing(layer: nn.Module, name: str, scores: Tensor, alive: Tensor) -> tuple[Tensor, int]:
-    """The scores of the layer's tensor ``name``, the highest of what lives in each slice that is
-    divided by its norm as infinity, and how many may go. If a slice lost all, its norm would be 0
-    and the weight no number."""
+def sparing(
+    layer: nn.Module, name: str, scores: Tensor, alive: Tensor
+) -> tuple[Tensor, int | None]:
+    """The scores of the layer's tensor ``name``, where the highest of what lives in each slice that
+    is divided by its norm is infinite, and how many may go, None for all. If a slice lost all, its
+    norm would be 0 and the weight no number."""
     dimension = normed_dimension(layer, name)
     if dimension is None:
-        return scores, scores.numel()
+        return scores, None
     last = 0 if dimension == ALL else dimension
     values = scores.to(torch.promote_types(scores.dtype, torch.float32), copy=True)
 

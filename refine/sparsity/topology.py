@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import fx, nn
 
-from refine.sparsity.layers import home, linear_turned, prunable_names
+from refine.sparsity.layers import home, left_out, linear_turned, prunable_names
 
 
 class Tracer(fx.Tracer):
@@ -28,30 +28,31 @@ def traced(model: nn.Module) -> fx.Graph | None:
 def output_tensors(
     model: nn.Module, names: Iterable[str] | None = None, graph: fx.Graph | None = None
 ) -> set[str]:
-    """The tensors whose layers compute the network's outputs: no other of ``names`` comes after
-    them. The last one if the model cannot be traced.
+    """The tensors whose layers compute the network's outputs: no other of ``names``, and no layer
+    whose weight is left alone, comes after them. The last one if the model cannot be traced.
 
     names: of weight tensors; by default the prunable ones. graph: what ``traced(model)`` gave, to
     trace only once.
     """
     names = list(prunable_names(model) if names is None else names)
     graph = graph or traced(model)
-    found: set[str] = set()
+    homes = {name: home(model, name) for name in (*names, *left_out(model))}
+    last: set[str] = set()
     nodes = [node for node in graph.nodes if node.op == "output"] if graph else []
     seen = set(nodes)
     while nodes:
         node = nodes.pop()
-        mine = [name for name in names if _belongs(name, node)]
-        found.update(mine)
+        mine = [name for name, path in homes.items() if _belongs(name, path, node)]
+        last.update(mine)
         if not mine and node.target not in (getattr, "size"):  # they give a shape
             nodes += [before for before in node.all_input_nodes if before not in seen]
             seen.update(node.all_input_nodes)
-    return found or set(names[-1:])
+    return last.intersection(names) if last else set(names[-1:])
 
 
-def _belongs(name: str, node: fx.Node) -> bool:
+def _belongs(name: str, path: str, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return name.startswith(f"{node.target}.")
+        return any(own.startswith(f"{node.target}.") for own in (name, f"{path}."))
     return node.op == "get_attr" and name == node.target
 
 

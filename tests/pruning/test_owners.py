@@ -95,6 +95,7 @@ def test_a_tied_weight_can_be_named_by_either_of_its_names(name, caplog):
     model = Tied()
     refinement = refined(model, prunable=[name])
     refined(model, prunable=["decoder.weight", "encoder.weight"])  # one tensor
+    refined(model, prunable=name)
     refinement.refinement_cycle(prune_ratio=0.5)
     assert refinement.masks.surviving == 24 == int(model.encoder.weight.count_nonzero())
     assert not caplog.records
@@ -177,6 +178,29 @@ def test_what_grows_back_in_conv1d_has_its_own_fan_in(start):
         assert grown.max() == pytest.approx(dense[start.__name__], rel=0.05)
     else:
         assert grown.std() < 2 * (2 / 900) ** 0.5  # N(0, 2 / 900), not N(0, 2 / 4)
+
+
+def test_what_grows_back_in_a_transposed_convolution_counts_the_inputs_of_its_outputs():
+    torch.manual_seed(0)
+    model = nn.ConvTranspose1d(600, 4, 1, groups=2)  # (600, 2 of a group)
+    regrowth = Regrowth(initial=initial.fan_in, score=lambda m, b, masks, *_: dict(masks))
+    refinement = refined(model, regrowth=regrowth)
+    model.weight.data[:, 1:] *= 1e-3
+    cycle = refinement.refinement_cycle(batches(600), prune_ratio=0.74)
+    assert cycle.grown["weight"] > 800
+    assert model.weight.detach()[:, 1:].std() == pytest.approx((2 / 300) ** 0.5, rel=0.1)
+
+
+def test_the_last_layer_before_a_tied_or_frozen_head_is_no_output():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    model[4].requires_grad_(False)
+    report = refined(model, granularity=filter).refinement_cycle(prune_ratio=0.5)
+    assert report.cut == {"0.weight": 12, "2.weight": 12}
+    assert refined(Tied(), granularity=filter).refinement_cycle(prune_ratio=0.5).cut == {
+        "body.weight": 8
+    }
+    named = refined(Tied(), granularity=filter, prunable=["body.weight", "encoder.weight"])
+    assert named.refinement_cycle(prune_ratio=0.5).cut == {"body.weight": 8}
 
 
 def effective(layer):
