@@ -21,6 +21,8 @@ _HOMES = {
     "Cache": "refine.cache",
     "Structured": "refine.channels.plan",
     "Regularizer": "refine.regularization",
+    "save": "refine.saving",
+    "load": "refine.saving",
     "load_model": "refine.export.network_file",
 }
 __all__ = sorted(_HOMES)

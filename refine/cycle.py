@@ -7,7 +7,7 @@ function and put its name into ``STEPS``, or into the ``steps`` of one refinemen
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from refine.batches import OnDevice, Samples
 from refine.cache import Cache
+from refine.cycle_report import CycleReport
 from refine.distillation import Distillation
+from refine.objective import Objective
 from refine.pruning.method import CutMethod
 from refine.regrowth import Regrown, Regrowth
 from refine.regrowth.trial import trial
@@ -24,45 +26,10 @@ from refine.replay.steps import ReplaySteps
 from refine.sparsity.masks import Masks
 from refine.sparsity.optimizers import OptimizerWatch
 
+__all__ = ["STEPS", "Cycle", "CycleReport", "Parts"]
+
 Measure = Callable[[nn.Module], float]
 Step = Callable[["Cycle"], None]
-
-
-@dataclass(frozen=True)
-class CycleReport:
-    """What one cycle did. Sparsities and accuracies are fractions; ``report["sparsity"]`` works.
-
-    ``sparsity`` is of all parameters, as in the paper; ``prunable_sparsity`` of those that could
-    be cut. ``cut`` and ``grown`` count the weights of each tensor, ``seconds`` has the time of each
-    step by its name. The accuracies are None unless the cycle was given a function to measure
-    them. ``memory_examples`` and ``memory_bytes`` are the size of the replay's memory,
-    ``cache_bytes`` that of the cache. After a cut of channels, ``channels`` and ``macs`` (for one
-    input) are left.
-    """
-
-    cycle: int
-    ratio: float
-    cut: dict[str, int]
-    grown: dict[str, int]
-    sparsity: float
-    prunable_sparsity: float
-    active_parameters: int
-    total_parameters: int
-    replay_steps: int
-    replay_loss: float | None
-    accuracy_after_cut: float | None
-    accuracy_after_replay: float | None
-    memory_examples: int
-    memory_bytes: int
-    cache_bytes: int
-    seconds: dict[str, float]
-    channels: int | None = None
-    macs: int | None = None
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in {entry.name for entry in fields(self)}:
-            raise KeyError(name)
-        return getattr(self, name)
 
 
 @dataclass
@@ -77,7 +44,7 @@ class Parts:
     cache: Cache | None
     replay: ReplaySource
     training: ReplaySteps
-    loss: Callable[..., Tensor]
+    loss: Objective
     cycles: int = 0
 
     @property
@@ -161,7 +128,7 @@ def downscale(cycle: Cycle) -> None:
 
 
 def cut(cycle: Cycle) -> None:
-    """Cuts. Whatever fails from here on, the cycle counts."""
+    """Cuts; from here on the cycle counts."""
     cycle.cut = cycle.parts.method.cut_(cycle.choice)
     cycle.parts.cycles += 1
     torch.clear_autocast_cache()  # of the weights before

@@ -1,33 +1,38 @@
 """How is a network refined in a user's own training loop? A cycle's steps: refine/cycle.py."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from refine.batches import Batch, OnDevice, Samples
+from refine.batches import Batch, OnDevice, Rewound, Samples
 from refine.cache import Cache
 from refine.channels.cut import ChannelCut
 from refine.channels.plan import Structured
+from refine.counts import Counts
 from refine.cycle import STEPS, Cycle, CycleReport, Parts
 from refine.distillation import Distillation
+from refine.objective import LossFunction, Objective
 from refine.pruning.cut import Masked, MaskedCut
 from refine.pruning.importance import as_importance, none
 from refine.pruning.method import CutMethod
 from refine.regrowth import Regrowth
 from refine.regularization import Regularizer
+from refine.rehearsal import rehearse
 from refine.replay import Replay, ReplayBatches, Replayed, ReplaySource, as_replay
 from refine.replay.steps import ReplaySteps
+from refine.saving import Saved
+from refine.sparsity.copies import leave_out
 from refine.sparsity.masks import Masks
-from refine.sparsity.optimizers import watch
-from refine.sparsity.shrink import Follower, reshape_
+from refine.sparsity.optimizers import forget, watch, watched
+from refine.sparsity.shrink import Follower
+from refine.undo import undone_if_it_fails
 
 
-class RuntimeRefinement:
+class RuntimeRefinement(Counts, Saved):
     """Refines a network while somebody trains it.
 
     >>> refinement = RuntimeRefinement(model)
@@ -47,14 +52,20 @@ class RuntimeRefinement:
         inputs of highest loss; ``Replay(steps=0)`` for none.
     distillation: a teacher for the replay's steps. cache: keeps what is cut, for ``restore``.
     regularizer: what training steps add to the gradients; it becomes smaller with the network.
-    loss: ``(outputs, targets) -> scalar``, and a number per element with ``reduction="none"``, as
-        the losses of torch.nn.functional do; the default replay ranks its inputs by it.
+    loss: ``(outputs, targets) -> scalar``, a function or a module, for scores, replay and teacher
+        alike; by default the one that the network returns with its outputs, else cross entropy.
+        See refine/objective.py.
     optimizer: takes the replay's steps; by default the optimizers that trained the model so far, at
         their present rates, or Adam at 0.001 if none has stepped yet. Or a function
         ``(batch: Replayed) -> loss`` that is one whole step, in place of loss and distillation.
     device: where batches are moved; by default where the model is.
 
-    steps: what a cycle does, ``refine.cycle.STEPS``; assign other functions to change it.
+    steps: what a cycle does, ``refine.cycle.STEPS``; assign other functions to change it. atomic:
+        whether a cycle that fails leaves all as it was, for which a copy of the network and of the
+        optimizers' state is held during the cycle.
+
+    Batches are (inputs, targets), or what refine/batches.py makes such pairs of: mappings as
+    Hugging Face has them, tuples of any length.
 
     ValueError if ``model`` has nothing to prune, or other tensors of it are being pruned already.
     """
@@ -69,12 +80,19 @@ class RuntimeRefinement:
         distillation: Distillation | None = None,
         cache: Cache | None = None,
         regularizer: Regularizer | None = None,
-        loss: Callable[..., Tensor] = F.cross_entropy,
+        loss: LossFunction | None = None,
         optimizer: Optimizer | Callable[[Replayed], Tensor] | None = None,
         device: torch.device | str | None = None,
     ):
+        self._given = {
+            "pruner": pruner, "regrowth": regrowth, "replay": replay, "distillation": distillation,
+            "cache": cache, "regularizer": regularizer, "loss": loss, "optimizer": optimizer,
+            "device": device,
+        }  # fmt: skip
+        leave_out(self)
         pruner = Masked() if pruner is None else pruner
         self.model, self.steps, self._device = model, STEPS, device
+        self.atomic, self._rehearsed = True, callable(optimizer)
         self._watch = watch(model, pruner.prunable)
         self.masks: Masks = self._watch.masks
         regrowth, distillation = regrowth or Regrowth(budget=0), distillation or Distillation()
@@ -93,46 +111,23 @@ class RuntimeRefinement:
             self.method = MaskedCut(model, pruner, self._watch, self.importance, keepers)
         if self.importance.needs_steps:
             self._watch.observers.append(self.importance.observe)
-        memory = as_replay(Replay(loss=loss) if replay is None else replay)
-        steps = ReplaySteps(model, self._watch, loss, optimizer, distillation)
+        objective, memory = Objective(loss), as_replay(Replay() if replay is None else replay)
+        if isinstance(memory, Replay) and memory.loss is None:
+            memory.loss = objective
+        steps = ReplaySteps(model, self._watch, objective, optimizer, distillation)
         self.parts = Parts(
-            model, self._watch, self.method, regrowth, distillation, cache, memory, steps, loss
+            model, self._watch, self.method, regrowth, distillation, cache, memory, steps, objective
         )
         if distillation.teacher is not None:
             self._watch.follow(distillation.observe)
         if isinstance(optimizer, Optimizer):
             self._watch.know(optimizer)
+        self._known = frozenset(vars(self))
 
     @property
     def device(self) -> torch.device:
         """The device that batches are moved to."""
         return torch.device(self._device or next(self.model.parameters()).device)
-
-    @property
-    def cycles(self) -> int:
-        """How many cycles there have been."""
-        return self.parts.cycles
-
-    @property
-    def total_parameters(self) -> int:
-        """All parameters that the model had at first, also those that are never cut."""
-        return sum(prod(self._watch.at_first[name]) for name, _ in self.model.named_parameters())
-
-    @property
-    def active_parameters(self) -> int:
-        """All parameters except cut weights and what was cut with their channels."""
-        present = sum(parameter.numel() for parameter in self.model.parameters())
-        return present - self.masks.masked - self.masks.attached_cut
-
-    @property
-    def sparsity(self) -> float:
-        """Share of all parameters that was cut."""
-        return 1 - self.active_parameters / self.total_parameters
-
-    @property
-    def prunable_sparsity(self) -> float:
-        """Share of the prunable weights that was cut."""
-        return 1 - self.masks.surviving / self.masks.prunable
 
     def refinement_cycle(
         self,
@@ -160,20 +155,30 @@ class RuntimeRefinement:
         recover: called after the cut, before the replay, for the learning rate and the weights,
             such as ``lambda: recovery.restart(steps)``; see refine/recovery.
 
-        ValueError if the ratio is out of range or a score is not a number; then no weight changes.
+        ValueError if the ratio is out of range, a score is not a number, or the network cannot be
+        trained on a batch. Whatever is raised, all is then as it was before, if ``atomic``.
         """
+        if watched(self.model) is not self._watch:
+            raise ValueError("this refinement was detached from its model; make a new one")
         if not prune_ratio < 1:
             raise ValueError(f"prune_ratio must be below 1, not {prune_ratio}")
         if prune_ratio < 0 and not self.parts.regrowth.active:
             raise ValueError(f"prune_ratio={prune_ratio:.3g} needs a regrowth, and there is none")
+        if isinstance(loader, Iterator):
+            loader = Rewound(loader, max(1, self.method.scoring_batches))
         batches = None if loader is None else OnDevice(loader, self.device)
         given = loader if scoring is None else scoring
         scored = OnDevice(() if given is None else given, self.device)
         samples = Samples(scored, self.method.scoring_batches)
+        if not self._rehearsed and batches is not None:
+            rehearse(self.parts, Samples(batches, 1))
+            self._rehearsed = True
         cycle = Cycle(
             self.parts, prune_ratio, batches, samples, evaluate, validate, floor, regrow, recover
         )
-        cycle.run(self.steps)
+        undone = undone_if_it_fails(self.parts, self.importance, self.followers)
+        with undone if self.atomic else nullcontext():
+            cycle.run(self.steps)
         return self._report(cycle)
 
     def _report(self, cycle: Cycle) -> CycleReport:
@@ -221,30 +226,10 @@ class RuntimeRefinement:
         self.importance.begin_epoch()
         self._watch.begin_epoch()
 
-    def reshape_(self, sizes: Mapping[str, Sequence[int]]) -> None:
-        """Gives the model's tensors these sizes, by name, so that a smaller network can be loaded
-        into it. ValueError if they do not fit this network."""
-        if changed := reshape_(self.model, sizes):
-            self.masks.reset_()
-            self._watch.fit_(changed)
-            if isinstance(regularizer := self.followers.get("regularizer"), Regularizer):
-                regularizer.forget()
+    def detach(self) -> None:
+        """Lets go of the model: cut weights keep their 0, and may change from now on. A new
+        RuntimeRefinement of it begins anew."""
+        forget(self.model)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state of the refinement, without the network and its masks."""
-        return {
-            "cycles": self.cycles,
-            "frozen": self._watch.frozen(),
-            "importance": self.importance.state_dict(),
-            "replay": self.parts.replay.state_dict(),
-            "followers": {name: part.state_dict() for name, part in self.followers.items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a ``state_dict``; the network and its masks must be restored before."""
-        self.parts.cycles = state["cycles"]
-        self._watch.train_only_(**state["frozen"])
-        self.importance.load_state_dict(state["importance"])
-        self.parts.replay.load_state_dict(state["replay"])
-        for name, part in self.followers.items():
-            part.load_state_dict(state["followers"][name], self.model)
+    def _begin(self, model: nn.Module, given: dict[str, Any]) -> None:
+        RuntimeRefinement.__init__(self, model, **given)

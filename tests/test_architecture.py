@@ -11,13 +11,14 @@ HOME = Path(refine.__file__).parent
 # From the ground up. A part imports itself and what stands on lower levels, nothing beside it.
 LEVELS = (
     {"errors", "renamed", "rng", "models"},
-    {"setting"},
-    {"schedule", "sparsity"},
-    {"batches", "config", "evaluation", "process", "records", "recovery"},
+    {"batches", "setting"},
+    {"objective", "schedule", "sparsity"},
+    {"config", "evaluation", "process", "records", "recovery"},
     {"datasets", "distillation", "pruning", "report", "tracking"},
     {"channels", "regrowth", "replay"},
     {"cache", "regularization"},
     {"cycle"},
+    {"counts", "rehearsal", "saving", "undo"},
     {"refinement"},
     {"training"},
     {"builders"},

@@ -1,7 +1,5 @@
 """Which teacher does ``distillation`` describe?"""
 
-from copy import deepcopy
-
 import torch
 from torch import nn
 
@@ -14,6 +12,7 @@ from refine.distillation.matching import answer
 from refine.distillation.teacher import Teacher
 from refine.errors import SettingError
 from refine.evaluation.traceless import in_mode
+from refine.sparsity.copies import copy_of
 
 
 def build_distillation(node: DistillationConfig, model: nn.Module, course: Course) -> Distillation:
@@ -25,7 +24,7 @@ def build_distillation(node: DistillationConfig, model: nn.Module, course: Cours
         case "ema":
             teacher = Ema(node.decay)
         case "dense":
-            network = deepcopy(model)
+            network = copy_of(model)
             load_into_("distillation.source", str(node.source), network)
             teacher = Dense(network)
         case _:

@@ -60,6 +60,7 @@ def build_refinement(
         )
     except ValueError as error:
         raise SettingError("model", str(error)) from error
+    refinement.atomic = False  # a run goes back to its checkpoint instead
     refinement.parts.watch.know(stepper.optimizer)
     if isinstance(refinement.method, MaskedCut) and not isinstance(pruner, Structured):
         _check_layers(config, refinement.method, pruner.allocation)

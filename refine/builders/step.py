@@ -7,7 +7,7 @@ from refine.config.schema import TrainerConfig
 from refine.distillation import Distillation
 from refine.errors import SettingError
 from refine.regularization import Regularizer
-from refine.sparsity.optimizers import needs_closure
+from refine.sparsity.closures import needs_closure
 from refine.training.device import Precision
 from refine.training.step import Stepper
 

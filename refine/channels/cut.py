@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from refine.evaluation.cost import macs
 from refine.evaluation.traceless import score
 from refine.pruning.gradients import mean_gradients
 from refine.pruning.method import Measure, downscale_, largest
+from refine.sparsity.copies import copy_of
 from refine.sparsity.optimizers import OptimizerWatch
 from refine.sparsity.ranking import survivors
 from refine.sparsity.shrink import Follower, reshape_, smaller_
@@ -34,6 +34,8 @@ class ChannelCut:
     watch: that of the model; it knows the masks, the tensors' first shapes and when these have
     changed. followers: parts that become smaller with the network.
     """
+
+    takes_channels = True
 
     def __init__(
         self,
@@ -78,7 +80,7 @@ class ChannelCut:
             self._example = None
             raise ValueError(f"there is no channel that can be taken out ({reasons:.300})")
         self._roots = {group.root for group in groups}
-        first = deepcopy(self.model)
+        first = copy_of(self.model)
         reshape_(first, self._watch.at_first)
         groups = self._groups_of(first)
         # Of the first network: widths of the groups, by root, and the amount of the unit.
@@ -221,7 +223,7 @@ class ChannelCut:
             raise ValueError("a floor needs validate, which measures accuracy on validation data")
 
         def passes(tried: Plan | None) -> bool:
-            copy = deepcopy(self.model)
+            copy = copy_of(self.model)
             weights = [copy.get_parameter(name) for name in self._watch.masks]
             downscale_(weights, self.settings.downscale_factor)
             if tried is not None:

@@ -8,7 +8,6 @@ reported, floors hold, and no group is skipped silently.
 import gc
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
@@ -22,6 +21,7 @@ from refine.channels.cost import UNITS, Amount
 from refine.channels.criteria import magnitude
 from refine.channels.groups import ChannelGroup, Graph, without
 from refine.channels.progress import Progress
+from refine.sparsity.copies import copy_of
 from refine.sparsity.shrink import Smaller
 
 SCOPES = ("global", "layerwise")
@@ -129,7 +129,7 @@ def plan(
     for criteria that need them. protected: layers that are not cut. ``model`` does not change.
     """
     amount = Amount(settings.unit, model, example, groups)
-    work = deepcopy(model)
+    work = copy_of(model)
     for name, parameter in work.named_parameters():
         parameter.grad = gradients[name].clone() if gradients and name in gradients else None
     graph = Graph(work, example, protected)

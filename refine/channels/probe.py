@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from refine.channels.library import said
+from refine.sparsity.copies import copy_of
 from refine.sparsity.shrink import Smaller, each_tensor, smaller_
 
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -142,7 +143,7 @@ class Probe:
 
 def _drawn(model: nn.Module, draw: torch.Generator) -> nn.Module:
     """A copy with random weights and buffers."""
-    copy = deepcopy(model)
+    copy = copy_of(model)
     with torch.no_grad():
         for name, tensor in (*copy.named_parameters(), *copy.named_buffers()):
             if not tensor.is_floating_point() or not tensor.dim():

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refine.batches import Inputs, taken
 from refine.distillation.matching import Match, answer, logits
+from refine.distillation.task import Comparison, comparison
 from refine.distillation.teacher import Dense, Ema, Teacher, frozen, tensors
+from refine.objective import Objective, outputs
 from refine.sparsity.shrink import Smaller, reshape_, smaller_
 
 
@@ -24,8 +27,10 @@ class Distillation:
     ``during="cycle"``, where the teacher stays until the next cycle. Without a teacher, or before
     the first cut, they give ``model(inputs)`` and the plain loss.
 
-    match: ``logits`` or ``features``, or a function like these. temperature: what logits are
-    divided by. A teacher that does not change is evaluated once for each example of the memory.
+    match: ``logits`` or ``features``, or a function like these. ``logits`` compares classes,
+        answers of yes or no, or values, as the loss and the first batch's targets tell (task.py).
+    temperature: what logits are divided by. A teacher that does not change is evaluated once for
+        each example of the memory.
 
     ValueError for a setting out of its range, and for features of a network without a linear layer.
     """
@@ -50,6 +55,7 @@ class Distillation:
         self.temperature, self.weight, self.during = temperature, weight, during
         self._replaying = self._cut = False
         self._known: dict[str, Tensor] = {}
+        self._compare: Comparison = match
 
     @property
     def active(self) -> bool:
@@ -57,6 +63,12 @@ class Distillation:
         return (
             self.teacher is not None and self._cut and (self._replaying or self.during == "cycle")
         )
+
+    def fit(self, objective: Objective, made: Any, targets: Tensor) -> None:
+        """To be called with a batch's outputs and targets before the first cut. ValueError if they
+        do not tell how a teacher's are compared with them."""
+        if self.teacher is not None and self.match is logits:
+            self._compare = comparison(objective, made, targets)
 
     def before_cut(self, model: nn.Module) -> None:
         """To be called just before a cycle changes the network."""
@@ -82,25 +94,25 @@ class Distillation:
         """The replay is over: the teacher's outputs in it are forgotten."""
         self._replaying, self._known = False, {}
 
-    def forward(self, model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, model: nn.Module, inputs: Inputs) -> tuple[Any, Tensor | None]:
         """The network's outputs, and what is matched with the teacher's: None if nothing is."""
         if not self.active:
-            return model(inputs), None
+            return outputs(model, inputs), None
         return answer(model, inputs, self.match)
 
     def blended(
-        self, loss: Tensor, matched: Tensor | None, inputs: Tensor, places: Tensor | None = None
+        self, loss: Tensor, matched: Tensor | None, inputs: Inputs, places: Tensor | None = None
     ) -> Tensor:
         """The loss with the teacher's share. ``places``: positions of the examples in the cycle's
         memory, so that the teacher is evaluated only once for each."""
         if matched is None:
             return loss
         theirs = self._theirs(inputs, places)
-        distance = self.match(matched, theirs, self.temperature)
+        distance = self._compare(matched, theirs, self.temperature)
         return (1 - self.weight) * loss + self.weight * distance
 
     @torch.no_grad()
-    def _theirs(self, inputs: Tensor, places: Tensor | None) -> Tensor:
+    def _theirs(self, inputs: Inputs, places: Tensor | None) -> Tensor:
         if self.teacher is None or self.teacher.network is None:
             raise RuntimeError("there is no teacher yet: no cycle has been seen")
         network = self.teacher.network
@@ -112,7 +124,7 @@ class Distillation:
             known = F.pad(known, (0, room - len(known)))
         new = ~known[places]
         if new.any():
-            found = answer(network, inputs[new], self.match)[1]
+            found = answer(network, taken(inputs, new), self.match)[1]
             kept = self._known.get("outputs", found.new_zeros(0, *found.shape[1:]))
             if len(kept) < len(known):
                 kept = torch.cat([kept, kept.new_zeros(len(known) - len(kept), *kept.shape[1:])])

@@ -1,11 +1,12 @@
 """From which network does a pruned one learn?"""
 
 from collections.abc import Iterable
-from copy import deepcopy
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from refine.sparsity.copies import copy_of
 
 
 class Teacher(Protocol):
@@ -85,7 +86,7 @@ class Dense:
 
 def frozen(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode that does not train."""
-    copy = deepcopy(model).eval().requires_grad_(False)
+    copy = copy_of(model).eval().requires_grad_(False)
     for parameter in copy.parameters():
         parameter.grad = None
     return copy

@@ -1,11 +1,15 @@
 """Which features does the network's last linear layer get of each input?"""
 
+from typing import Any
+
 from torch import Tensor, nn
 
+
+from refine.batches import Inputs
+from refine.objective import outputs
 from refine.sparsity.layers import linear_turned
 
-
-def with_features(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+def with_features(model: nn.Module, inputs: Inputs) -> tuple[Any, Tensor]:
     """The outputs, and the inputs (N, D) of the last linear layer that took part in them.
 
     ValueError if the network has none.
@@ -22,10 +26,10 @@ def with_features(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
         for layer in layers
     ]
     try:
-        outputs = model(inputs)
+        made = outputs(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
     if not seen:
         raise ValueError("features are the input of a linear layer, and the network calls none")
-    return outputs, seen[-1].flatten(1)
+    return made, seen[-1].flatten(1)

@@ -74,6 +74,8 @@ class MaskedCut:
     watch: that of the model. keepers: called with the weights of every cut, before it.
     """
 
+    takes_channels = False
+
     def __init__(
         self,
         model: nn.Module,

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from refine.batches import Batch
+from refine.batches import Batch, Inputs, taken
+from refine.objective import outputs
 from refine.pruning import Batches, Loss, Tensors
 from refine.sparsity.layers import linear_turned, weight_tensor
 
@@ -93,7 +94,7 @@ def input_scales(
                 hook = layer.register_forward_pre_hook(partial(note, kind, name), with_kwargs=True)
                 hooks.callback(hook.remove)
         for inputs, _ in at_least_one(batches):
-            model(inputs)
+            outputs(model, inputs)
     return {
         name: total.clamp_(min=0).div_(max(1, positions[name])).sqrt_()
         for name, total in squares.items()
@@ -120,9 +121,9 @@ def _summed_by_weight(
     forward: Callable[..., Tensor] = kind.forward  # of the class, without hooks
     # Without autocast, which may have kept a copy of the weight that passes no gradient on.
     with torch.enable_grad(), torch.autocast(values.device.type, enabled=False):
-        outputs = forward(layer, values.to(layer.weight.dtype))
-        (sums,) = torch.autograd.grad(outputs.sum(), layer.weight)
-    places = values if getattr(layer, "transposed", False) else outputs
+        made = forward(layer, values.to(layer.weight.dtype))
+        (sums,) = torch.autograd.grad(made.sum(), layer.weight)
+    places = values if getattr(layer, "transposed", False) else made
     return sums.to(values.dtype) * largest, places[0, 0].numel()
 
 
@@ -136,7 +137,7 @@ def summed_over_batches(
         gradients = _gradients(model, inputs, targets, loss)
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
             product = weight.detach().to(sums[name].dtype) * gradient
-            sums[name] += term(product, len(inputs))
+            sums[name] += term(product, len(targets))
         count += 1
     return sums, count
 
@@ -158,9 +159,9 @@ def mean_squared_gradients(model: nn.Module, batches: Batches, loss: Loss) -> di
     chunk = max(1, SAMPLE_GRADIENTS_AT_ONCE // sum(weight.numel() for weight in weights.values()))
     together = chunk > 1
     for inputs, targets in at_least_one(batches):
-        count += len(inputs)
-        together = together and inputs.device.type not in ONE_BY_ONE
-        for part in zip(torch.split(inputs, chunk), torch.split(targets, chunk), strict=True):
+        count += len(targets)
+        together = together and isinstance(inputs, Tensor) and inputs.device.type not in ONE_BY_ONE
+        for part in _parts(inputs, targets, chunk):
             if together:
                 try:
                     for name, each in _together(model, *part, loss).items():
@@ -168,7 +169,7 @@ def mean_squared_gradients(model: nn.Module, batches: Batches, loss: Loss) -> di
                     continue
                 except Exception:  # any: an example's own error comes again below
                     together = False
-            for one in zip(torch.split(part[0], 1), torch.split(part[1], 1), strict=True):
+            for one in _parts(*part, 1):
                 for name, gradient in zip(weights, _gradients(model, *one, loss), strict=True):
                     sums[name] += gradient.to(sums[name].dtype).square()
     return {name: total.div_(count) for name, total in sums.items()}
@@ -188,10 +189,17 @@ def _zeros(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _gradients(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> list[Tensor]:
+def _parts(inputs: Inputs, targets: Tensor, size: int) -> Iterator[Batch]:
+    """The batch in parts of ``size`` examples."""
+    for start in range(0, len(targets), size):
+        part = slice(start, start + size)
+        yield taken(inputs, part), targets[part]
+
+
+def _gradients(model: nn.Module, inputs: Inputs, targets: Tensor, loss: Loss) -> list[Tensor]:
     """The gradient of the batch's mean loss for each parameter that trains."""
     with torch.enable_grad(), _recurrent_in_evaluation(model):
-        value = loss(model(inputs), targets)
+        value = loss(outputs(model, inputs), targets)
         found = torch.autograd.grad(value, [*_trained(model).values()], materialize_grads=True)
     return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in found]
 
@@ -200,8 +208,8 @@ def _together(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> 
     """The gradient of every example's loss, (examples, *shape) for each parameter that trains."""
 
     def of_one(weights: dict[str, Tensor], one: Tensor, target: Tensor) -> Tensor:
-        outputs: Tensor = functional_call(model, weights, (one.unsqueeze(0),))
-        return loss(outputs, target.unsqueeze(0))
+        made = functional_call(model, weights, (one.unsqueeze(0),))
+        return loss(made, target.unsqueeze(0))
 
     weights = {name: weight.detach() for name, weight in _trained(model).items()}
     with torch.enable_grad(), _recurrent_in_evaluation(model):

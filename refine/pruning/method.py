@@ -21,6 +21,7 @@ class CutMethod(Protocol[Choice]):
     """Chooses and cuts. A ``Choice`` is what one cut takes."""
 
     scoring_batches: int  # on how many batches scores are made
+    takes_channels: bool  # whether tensors become smaller
 
     @property
     def prunable(self) -> int:

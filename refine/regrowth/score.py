@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from refine.batches import Batch
 from refine.evaluation.traceless import without_trace
+from refine.objective import outputs
 from refine.regrowth.reference import Reference
 
 __all__ = ["gradient", "random", "reference", "saliency"]
@@ -101,7 +102,7 @@ def _mean_over_batches(
         count += 1
         with torch.enable_grad():
             found = torch.autograd.grad(
-                loss(model(inputs), targets), list(trained.values()), allow_unused=True
+                loss(outputs(model, inputs), targets), list(trained.values()), allow_unused=True
             )
         for (name, weight), gradient in zip(trained.items(), found, strict=True):
             if gradient is not None:

@@ -1,20 +1,22 @@
 """How good would a network be with these weights back, after a little training?"""
 
 from collections.abc import Callable, Iterable, Mapping
-from copy import deepcopy
 from itertools import chain, islice, repeat
 
 import torch
 from torch import Tensor, nn
 
+from refine.batches import Batch
+from refine.objective import outputs
 from refine.regrowth.regrowth import Regrown
+from refine.sparsity.copies import copy_of
 
 
 def trial(
     model: nn.Module,
     masks: Mapping[str, Tensor],
     regrown: Regrown,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     loss: Callable[..., Tensor],
     steps: int,
     rate: float,
@@ -22,7 +24,7 @@ def trial(
     """A copy of ``model`` with the ``regrown`` weights, after ``steps`` steps of SGD with momentum
     at the learning rate ``rate``. The ``batches`` are repeated as needed; ``model`` stays as it is.
     """
-    copy = deepcopy(model)
+    copy = copy_of(model)
     weights = dict(copy.named_parameters())
     alive = {name: mask.to(weights[name].device) for name, mask in masks.items()}
     with torch.no_grad():
@@ -36,7 +38,7 @@ def trial(
         raise ValueError("a regrowth that is judged after training needs batches to train on")
     for inputs, targets in islice(chain.from_iterable(repeat(drawn)), steps):
         optimizer.zero_grad()
-        loss(copy(inputs), targets).backward()
+        loss(outputs(copy, inputs), targets).backward()
         optimizer.step()
         with torch.no_grad():
             for name, mask in alive.items():

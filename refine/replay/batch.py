@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from refine.batches import Batch
+from refine.batches import Batch, Inputs
 
 
 class Replayed(NamedTuple):
@@ -16,7 +16,7 @@ class Replayed(NamedTuple):
         throughout one call of ``batches``; None: new examples, which never come again.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
     weights: Tensor | None = None
     places: Tensor | None = None

@@ -2,44 +2,42 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
+from refine.batches import Inputs
 from refine.evaluation.features import with_features
+from refine.objective import LossFunction, Objective, outputs, predictions
 
 
 class Examined:
     """What a network that is in evaluation mode, without gradients, makes of a batch. Nothing is
     computed before it is asked for, and the plain forward pass only once.
 
-    ``loss(outputs, targets, reduction="none")`` gives a number for each example; dropout draws from
-    ``generator``.
+    loss: as in refine/objective.py. Dropout draws from ``generator``.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        inputs: Tensor,
+        inputs: Inputs,
         targets: Tensor,
         generator: torch.Generator,
-        loss: Callable[..., Tensor] = F.cross_entropy,
+        loss: LossFunction | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ):
         self.targets = targets
         self._model, self._inputs, self._generator = model, inputs, generator
-        self._loss, self._autocast = loss, autocast
-        self._made: Tensor | None = None
+        self._loss, self._autocast = Objective(loss), autocast
+        self._made: Any = None
 
     def losses(self) -> Tensor:
         """The loss of each example: (N,). ValueError if the loss gives more or fewer numbers."""
         with self._autocast():
-            each = self._loss(self._outputs(), self.targets, reduction="none").float()
-        if each.dim() == 0 or len(each) != len(self.targets):
-            raise ValueError("the loss gives no number for each image (reduction=none)")
-        return each.flatten(1).mean(1) if each.dim() > 1 else each
+            return self._loss(self._outputs(), self.targets, reduction="none").float()
 
     def logits(self) -> Tensor:
         """(N, classes) or, for dense predictions, (N, classes, ...). ValueError if there are fewer
@@ -65,7 +63,7 @@ class Examined:
         ]
         if not dropping:
             raise ValueError("selection=disagreement needs a network with dropout")
-        with _seeded(self._inputs.device, self._generator):
+        with _seeded(self.targets.device, self._generator):
             for module in dropping:
                 module.training = True
             try:
@@ -74,20 +72,21 @@ class Examined:
                 for module in dropping:
                     module.training = False
 
-    def _outputs(self) -> Tensor:
+    def _outputs(self) -> Any:
         if self._made is None:
             self._made = self._pass()
         return self._made
 
-    def _pass(self) -> Tensor:
+    def _pass(self) -> Any:
         with self._autocast():
-            return self._model(self._inputs)
+            return outputs(self._model, self._inputs)
 
 
-def _logits(outputs: Tensor) -> Tensor:
-    if outputs.dim() < 2 or outputs.shape[1] < 2:
+def _logits(made: Any) -> Tensor:
+    logits = predictions(made)
+    if logits.dim() < 2 or logits.shape[1] < 2:
         raise ValueError("this replay priority compares classes, and the network tells none apart")
-    return outputs.float()
+    return logits.float()
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """Which examples are in memory, and of which task?"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from refine.batches import Inputs
 from refine.replay.class_means import ClassMeans
 from refine.replay.storage import Candidates, Storage, persists
 
 Rows = dict[str, Tensor]  # columns of one length: inputs, targets, and what a storage reads
+INPUTS = "inputs"  # the column, or the beginning of the names of several
 SAVED_AS = {"draws": "lots"}  # a column's name in states, which older runs have written too
 LOADED_AS = {saved: name for name, saved in SAVED_AS.items()}
 
@@ -34,13 +36,13 @@ class Memory:
         """Ends the present task: its examples stay beside those of the next."""
         self.closed, self.current = self.parts, {}
 
-    def examples(self) -> tuple[Tensor, Tensor]:
+    def examples(self) -> tuple[Inputs, Tensor]:
         """All inputs and targets; not a copy if there is only one part."""
-        parts = self.parts
-        if len(parts) == 1:
-            return parts[0]["inputs"], parts[0]["targets"]
-        inputs, targets = (torch.cat([p[name] for p in parts]) for name in ("inputs", "targets"))
-        return inputs, targets
+        rows, *others = self.parts
+        names = [name for name in rows if name.startswith(INPUTS)] + ["targets"]
+        if others:
+            rows = {name: _joined([part[name] for part in self.parts]) for name in names}
+        return _inputs({name: rows[name] for name in names[:-1]}), rows["targets"]
 
     def fill(self, arriving: Iterable[Rows], storage: Storage, size: int) -> None:
         """Keeps the best of what arrives, in one pass; in all parts together at most ``size``.
@@ -57,9 +59,9 @@ class Memory:
         means, device = ClassMeans(), None
 
         def compact() -> None:
-            columns = [name for name in waiting[-1] if name != "ranks"]
-            rows = {name: torch.cat([w[name].to(device) for w in waiting]) for name in columns}
-            read = {name: column for name, column in rows.items() if name != "inputs"}
+            names = [name for name in waiting[-1] if name != "ranks"]
+            rows = {name: _joined([w[name].to(device) for w in waiting]) for name in names}
+            read = {name: c for name, c in rows.items() if not name.startswith(INPUTS)}
             kept = storage(Candidates(**read, means=means), room).sort()
             waiting[:] = [_selected(rows, kept.values) | {"ranks": kept.indices}]
 
@@ -73,7 +75,7 @@ class Memory:
         if device is None:
             raise ValueError("replay needs data, and the loader yielded no batch")
         compact()
-        stays = {"inputs", "targets", "ranks", "draws"} & waiting[0].keys()
+        stays = [n for n in waiting[0] if n.startswith((INPUTS, "targets", "ranks", "draws"))]
         self.current = {name: waiting[0][name] for name in sorted(stays)}
         for part in self.closed:  # a checkpoint's may be elsewhere
             part |= {name: column.to(device) for name, column in part.items()}
@@ -89,6 +91,39 @@ class Memory:
         """Brings it to a ``state_dict``."""
         self.closed = [_renamed(part, LOADED_AS) for part in state["closed"]]
         self.current = _renamed(state["current"], LOADED_AS)
+
+
+def columns(inputs: Inputs) -> Rows:
+    """The inputs of a batch as columns: a tensor, or the tensors of a mapping or tuple. ValueError
+    for what no example can be taken out of."""
+    if isinstance(inputs, Tensor):
+        return {INPUTS: inputs}
+    entries = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
+    kind = "keyword" if isinstance(inputs, Mapping) else "position"
+    found = {f"{INPUTS} {kind} {name}": value for name, value in entries if value is not None}
+    if strange := [name for name, value in found.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"a replay keeps only tensors, and {strange[0]} of the batches is none")
+    return found
+
+
+def _inputs(rows: Rows) -> Inputs:
+    """The inverse of ``columns``."""
+    if INPUTS in rows:
+        return rows[INPUTS]
+    named = {tuple(name.split(" ", 2)[1:]): column for name, column in rows.items()}
+    if all(kind == "position" for kind, _ in named):
+        return tuple(column for _, column in sorted(named.items(), key=lambda e: int(e[0][1])))
+    return {name: column for (_, name), column in named.items()}
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise ValueError(
+            "a replay keeps examples of one size, and these differ from batch to batch: "
+            f"{', '.join(sorted({str(tuple(part.shape[1:])) for part in parts}))}; "
+            "pad or crop them to one size, or train without replay: replay=Replay(steps=0)"
+        )
+    return torch.cat(parts)
 
 
 def _count(rows: Rows) -> int:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refine.batches import Batch
+from refine.batches import Batch, Inputs, taken
 from refine.evaluation.traceless import in_mode
+from refine.objective import LossFunction
 from refine.replay.batch import Replayed
 from refine.replay.examined import Examined
-from refine.replay.memory import Memory, Rows
+from refine.replay.memory import Memory, Rows, columns
 from refine.replay.priority import Priority, high_loss
 from refine.replay.sampling import Draw, Sampling, shuffled
 from refine.replay.storage import Storage, highest, persists, read_by
@@ -27,8 +28,8 @@ class Replay:
         is filled anew in one pass over the data, unless the storage persists; then ``steps``
         batches are taken from it. At most twice ``buffer_size`` examples and a batch of the data
         are held at a time.
-    loss: ``loss(outputs, targets, reduction="none")`` gives a number for each example, as the
-        losses of torch.nn.functional do. autocast: the context of the scoring passes.
+    loss: as in refine/objective.py; by default that of the refinement. autocast: the context of
+        the scoring passes.
     alpha, beta: for ``proportional``; see sampling.py.
     stream: whether several tasks come one after another. The memory is then part of the state even
         before the first task ends.
@@ -41,7 +42,7 @@ class Replay:
     steps: int = 30
     batch_size: int = 128
     seed: int = 0
-    loss: Callable[..., Tensor] = F.cross_entropy
+    loss: LossFunction | None = None
     autocast: Callable[[], AbstractContextManager] = nullcontext
     alpha: float = 0.6
     beta: float = 0.4
@@ -75,14 +76,15 @@ class Replay:
         def losses(places: Tensor) -> Tensor:
             where = places.to(targets.device)
             with in_mode(model, training=False), torch.no_grad():
-                return _finite(self._examined(model, inputs[where], targets[where]).losses())
+                examined = self._examined(model, taken(inputs, where), targets[where])
+                return _finite(examined.losses())
 
         size = min(self.batch_size, len(targets))
         draw = Draw(len(targets), size, self.steps, self.generator, losses, self.alpha, self.beta)
         for places, weights in self.sampling(draw):
             places = places.to(targets.device)
             weights = None if weights is None else weights.to(targets.device)
-            yield Replayed(inputs[places], targets[places], weights, places)
+            yield Replayed(taken(inputs, places), targets[places], weights, places)
 
     def keep(self, model: nn.Module, data: Iterable[Batch]) -> None:
         """Only fills the memory, for a task that ends with no cycle due. Does nothing if there are
@@ -90,6 +92,14 @@ class Replay:
         if self.steps:
             with in_mode(model, training=False), torch.no_grad():
                 self._memory.fill(self._scored(model, data), self.storage, self.buffer_size)
+
+    def rehearse(self, model: nn.Module, batch: Batch) -> None:
+        """Does for one batch what a cycle does to fill the memory, and forgets it: what is wrong
+        with the batch or the loss is found before anything is cut."""
+        state = self.generator.get_state()
+        with in_mode(model, training=False), torch.no_grad():
+            Memory().fill(self._scored(model, [batch]), self.storage, self.buffer_size)
+        self.generator.set_state(state)
 
     def begin_task(self) -> None:
         """Data of another task follows: what is in memory stays, and every task gets an equal share
@@ -115,7 +125,7 @@ class Replay:
         reads = read_by(self.storage)
         for inputs, targets in data:
             examined = self._examined(model, inputs, targets)
-            rows = {"inputs": inputs, "targets": targets}
+            rows = columns(inputs) | {"targets": targets}
             if "features" in reads:  # first: see Examined
                 rows["features"] = F.normalize(_finite(examined.features()), dim=1)
             if "priorities" in reads:
@@ -127,7 +137,7 @@ class Replay:
                 rows["draws"] = _draws(len(targets), self.generator)
             yield {name: column.to(targets.device) for name, column in rows.items()}
 
-    def _examined(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Examined:
+    def _examined(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Examined:
         return Examined(model, inputs, targets, self.generator, self.loss, self.autocast)
 
 

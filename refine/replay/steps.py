@@ -1,6 +1,9 @@
 """How is a network trained on what is replayed?"""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import chain
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -8,8 +11,10 @@ from torch.optim import Optimizer
 from refine.batches import Batch
 from refine.distillation import Distillation
 from refine.evaluation.traceless import in_mode
+from refine.objective import Objective
 from refine.replay.batch import Replayed
-from refine.sparsity.optimizers import OptimizerWatch, fallback, needs_closure
+from refine.sparsity.closures import needs_closure
+from refine.sparsity.optimizers import OptimizerWatch, fallback
 
 WholeStep = Callable[[Replayed], Tensor]
 
@@ -26,7 +31,7 @@ class ReplaySteps:
         self,
         model: nn.Module,
         watch: OptimizerWatch,
-        loss: Callable[..., Tensor],
+        loss: Objective,
         optimizer: Optimizer | WholeStep | None,
         distillation: Distillation,
     ):
@@ -39,13 +44,16 @@ class ReplaySteps:
         self._first: Optimizer | None = None
 
     def on(self, batches: Iterable[Batch | Replayed]) -> list[Tensor]:
-        """Trains on every batch; their losses."""
+        """Trains on every batch; their losses. Gradients that were there before, such as those that
+        somebody is accumulating, are there again afterwards."""
         losses = []
+        aside = self._gradients_aside if self._step == self._own_step else nullcontext
         self.distillation.begin_replay()
         try:
-            for batch in batches:
-                with in_mode(self.model, training=True):
-                    losses.append(self._step(Replayed(*batch)).detach())
+            with aside():
+                for batch in batches:
+                    with in_mode(self.model, training=True):
+                        losses.append(self._step(Replayed(*batch)).detach())
         finally:
             self.distillation.end_replay()
         return losses
@@ -59,11 +67,23 @@ class ReplaySteps:
             return [self._first]
         return self._watch.trainers()
 
+    @contextmanager
+    def _gradients_aside(self) -> Iterator[None]:
+        groups = [group["params"] for o in self.optimizers() for group in o.param_groups]
+        parameters = {p: p.grad for p in (*self.model.parameters(), *chain(*groups))}
+        for parameter in parameters:
+            parameter.grad = None
+        try:
+            yield
+        finally:
+            for parameter, gradient in parameters.items():
+                parameter.grad = gradient
+
     def _own_step(self, batch: Replayed) -> Tensor:
         def loss() -> Tensor:
             self.model.zero_grad()
-            outputs, matched = self.distillation.forward(self.model, batch.inputs)
-            value = self._loss(outputs, batch)
+            made, matched = self.distillation.forward(self.model, batch.inputs)
+            value = self._loss(made, batch)
             value = self.distillation.blended(value, matched, batch.inputs, batch.places)
             value.backward()
             return value
@@ -75,15 +95,11 @@ class ReplaySteps:
                 optimizer.step(loss)  # type: ignore[arg-type]  # torch's own take a tensor
             else:
                 optimizer.step()
-        self.model.zero_grad()  # leave no gradient to the user's next step
         for optimizer in optimizers:
             optimizer.zero_grad()
         return value
 
-    def _loss(self, outputs: Tensor, batch: Replayed) -> Tensor:
+    def _loss(self, made: Any, batch: Replayed) -> Tensor:
         if batch.weights is None:
-            return self.loss(outputs, batch.targets)
-        each = self.loss(outputs, batch.targets, reduction="none")
-        if each.dim() > 1:
-            each = each.flatten(1).mean(1)
-        return (each * batch.weights).mean()
+            return self.loss(made, batch.targets)
+        return (self.loss(made, batch.targets, reduction="none") * batch.weights).mean()

@@ -1,6 +1,5 @@
 """Which optimizers train this network, and how do they leave cut weights at zero?"""
 
-import inspect
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -16,6 +15,7 @@ from torch.optim.optimizer import (
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from refine.sparsity.closures import Arguments, has_closure, showing
 from refine.sparsity.hold import Freeze
 from refine.sparsity.layers import left_out, named, said
 from refine.sparsity.masks import Masks
@@ -40,12 +40,23 @@ def watch(model: nn.Module, prunable: Iterable[str] | None = None) -> "Optimizer
         found = _watches[model] = OptimizerWatch(model, Masks(model, names))
         if names is None and (others := left_out(model)):
             log.warning("left alone unless prunable=[...] names it: %s", said(others))
+        model.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
     elif names is not None and set(names) != set(found.masks):
         raise ValueError("this model is being refined already, with other prunable tensors")
     if not _hooked:
         _hooked.append(register_optimizer_step_pre_hook(_before_step))
         _hooked.append(register_optimizer_step_post_hook(_after_step))
     return found
+
+
+def watched(model: nn.Module) -> "OptimizerWatch | None":
+    """The watch of ``model``, if it has one."""
+    return _watches.get(model)
+
+
+def forget(model: nn.Module) -> None:
+    """Ends the watch of ``model``, with its masks."""
+    _watches.pop(model, None)
 
 
 class OptimizerWatch:
@@ -58,9 +69,9 @@ class OptimizerWatch:
 
     observers: called before each step as ``(weights, scale)``, with those prunable weights, by
     name, that the optimizer trains, their gradients still complete, and with the factor of these:
-    None for 1, not finite if they overflowed and the step will be skipped. They are not called for
-    steps with a closure, whose gradients do not exist yet. ``follow`` adds functions that are
-    called with the network after each step.
+    None for 1, not finite if they overflowed and the step will be skipped. For a step with a
+    closure, which computes the gradients, this is after the closure's first call. ``follow`` adds
+    functions that are called with the network after each step.
     """
 
     def __init__(self, model: nn.Module, masks: Masks):
@@ -144,7 +155,7 @@ class OptimizerWatch:
         for optimizer in self.alive():
             self.masks.zero_moments_(optimizer)
 
-    def before(self, optimizer: Optimizer, has_closure: bool = False) -> None:
+    def before(self, optimizer: Optimizer, closure: bool = False) -> None:
         """Records that ``optimizer`` is about to step, calls the observers, and sets the gradients
         of cut weights to 0."""
         mine = _parameters(optimizer)
@@ -157,14 +168,19 @@ class OptimizerWatch:
             if not known:  # its state may be from before the cut
                 fit_(optimizer, self._changes_of(optimizer))
                 self.masks.zero_moments_(optimizer)
-        if self.observers and not has_closure:
-            weights = self.masks.weights()
-            trained = {name: weight for name, weight in weights.items() if id(weight) in mine}
-            for observer in self.observers:
-                observer(trained, _gradient_scale(optimizer))
+        if not closure:
+            self.observe(optimizer)
         self.masks.zero_cut_gradients_(mine)
         if self._freeze and (model := self._model()) is not None:
             self._freeze.zero_gradients_(model, mine)
+
+    def observe(self, optimizer: Optimizer) -> None:
+        """Shows the gradients that ``optimizer`` is about to use to the observers."""
+        if self.observers and optimizer not in self._strangers:
+            mine, weights = _parameters(optimizer), self.masks.weights()
+            trained = {name: weight for name, weight in weights.items() if id(weight) in mine}
+            for observer in self.observers:
+                observer(trained, _gradient_scale(optimizer))
 
     def after(self, optimizer: Optimizer, had_closure: bool) -> None:
         """Zeroes the cut weights that ``optimizer`` has stepped."""
@@ -195,19 +211,33 @@ class OptimizerWatch:
         return False
 
 
-def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    for watching in list(_watches.values()):
-        watching.before(optimizer, _closure_in(args, kwargs))
+def _before_step(
+    optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Arguments | None:
+    closure, watches = has_closure(args, kwargs), list(_watches.values())
+    for watching in watches:
+        watching.before(optimizer, closure)
+    if not closure or not any(watching.observers for watching in watches):
+        return None
+
+    def show() -> None:
+        for watching in watches:
+            watching.observe(optimizer)
+
+    return showing(args, kwargs, show)
+
+
+def _loaded(model: nn.Module, keys: object) -> None:
+    """Weights were loaded: those that are cut stay cut, and those that are frozen stay so as they
+    are now."""
+    if (watching := _watches.get(model)) is not None:
+        watching.masks.zero_cut_()
+        watching.freeze_anew_()
 
 
 def _after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     for watching in list(_watches.values()):
-        watching.after(optimizer, _closure_in(args, kwargs))
-
-
-def _closure_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    # Of the positional arguments that torch shows its hooks, the first is the optimizer.
-    return any(value is not None for value in (*args[1:], *kwargs.values()))
+        watching.after(optimizer, has_closure(args, kwargs))
 
 
 def _gradient_scale(optimizer: Optimizer) -> Tensor | None:
@@ -221,12 +251,6 @@ def _gradient_scale(optimizer: Optimizer) -> Tensor | None:
 
 def _parameters(optimizer: Optimizer) -> set[int]:
     return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-
-
-def needs_closure(optimizer: Optimizer) -> bool:
-    """Whether ``step`` has to be given a function that computes the loss, as with LBFGS."""
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def fallback(parameters: list[nn.Parameter]) -> Optimizer:

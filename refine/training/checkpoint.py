@@ -61,7 +61,7 @@ def state_of(trainer: Trainer, recorded: Recorded) -> dict[str, Any]:
         "model": weights,
         "buffers": {n: kept for n, kept in model.named_buffers() if n not in weights},
         "alive": dict(trainer.refinement.masks),
-        "refinement": trainer.refinement.state_dict(),
+        "refinement": _without_masks(trainer.refinement.state_dict()),
         "optimizer": optimizer["state"],
         "groups": optimizer["param_groups"],
         "scaler": stepper.precision.state_dict(),
@@ -73,6 +73,10 @@ def state_of(trainer: Trainer, recorded: Recorded) -> dict[str, Any]:
         "cycle_rows": [asdict(row) for row in rows if isinstance(row, CycleRow)],
         "episodes": [asdict(row) for row in recorded.episodes],
     }
+
+
+def _without_masks(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if name not in ("masks", "shapes")}
 
 
 def restore_(trainer: Trainer, state: dict[str, Any]) -> Recorded:

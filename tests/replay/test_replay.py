@@ -160,7 +160,7 @@ def test_divergence_and_empty_loaders_are_said():
     model = nn.Linear(5, 3)
     with pytest.raises(ValueError, match="no batch"):
         list(Replay().batches(model, []))
-    with pytest.raises(ValueError, match="no number for each image"):
+    with pytest.raises(ValueError, match="no number for each example"):
         list(
             Replay(loss=lambda outputs, targets, reduction: outputs.mean()).batches(model, batches)
         )

@@ -1,0 +1,42 @@
+"""How much of a network is left?"""
+
+from math import prod
+
+from torch import nn
+
+from refine.cycle import Parts
+
+
+class Counts:
+    """What a refinement tells of its network."""
+
+    model: nn.Module
+    parts: Parts
+
+    @property
+    def cycles(self) -> int:
+        """How many cycles there have been."""
+        return self.parts.cycles
+
+    @property
+    def total_parameters(self) -> int:
+        """All parameters that the model had at first, also those that are never cut."""
+        return sum(
+            prod(self.parts.watch.at_first[name]) for name, _ in self.model.named_parameters()
+        )
+
+    @property
+    def active_parameters(self) -> int:
+        """All parameters except cut weights and what was cut with their channels."""
+        present = sum(parameter.numel() for parameter in self.model.parameters())
+        return present - self.parts.masks.masked - self.parts.masks.attached_cut
+
+    @property
+    def sparsity(self) -> float:
+        """Share of all parameters that was cut."""
+        return 1 - self.active_parameters / self.total_parameters
+
+    @property
+    def prunable_sparsity(self) -> float:
+        """Share of the prunable weights that was cut."""
+        return 1 - self.parts.masks.surviving / self.parts.masks.prunable
