@@ -31,8 +31,7 @@ LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 class ChannelCut:
     """Takes channels out of ``model`` as ``settings`` say; each cut is planned anew.
 
-    watch: that of the model; it knows the masks, the tensors' first shapes and when these have
-    changed. followers: parts that become smaller with the network.
+    watch: that of the model. followers: parts that become smaller with the network.
     """
 
     takes_channels = True

@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -14,7 +15,7 @@ from refine.evaluation.traceless import in_mode
 from refine.objective import Objective
 from refine.replay.batch import Replayed
 from refine.sparsity.closures import needs_closure
-from refine.sparsity.optimizers import OptimizerWatch, fallback
+from refine.sparsity.optimizers import OptimizerWatch
 
 WholeStep = Callable[[Replayed], Tensor]
 
@@ -63,7 +64,8 @@ class ReplaySteps:
         if self._optimizer is not None:
             return [self._optimizer]
         if not self._watch.trainers():
-            self._first = fallback(list(self.model.parameters()))
+            # In a network that nobody has trained yet: the paper's.
+            self._first = torch.optim.Adam(self.model.parameters(), lr=1e-3)
             return [self._first]
         return self._watch.trainers()
 

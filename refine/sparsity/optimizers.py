@@ -251,8 +251,3 @@ def _gradient_scale(optimizer: Optimizer) -> Tensor | None:
 
 def _parameters(optimizer: Optimizer) -> set[int]:
     return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-
-
-def fallback(parameters: list[nn.Parameter]) -> Optimizer:
-    """The optimizer of a replay in a network that nobody has trained yet: the paper's."""
-    return torch.optim.Adam(parameters, lr=1e-3)
