@@ -10,7 +10,6 @@ from types import ModuleType
 # Only what somebody's code, the README of an earlier version, or the configuration that a run has
 # saved can name.
 RENAMED = {
-    "refine.cycle_report": "refine.cycle",
     "refine.datasets.tasks": "refine.datasets.course",
     "refine.masks": "refine.sparsity.masks",
     "refine.muon": "refine.training.optim",
