@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-
 from refine.batches import Inputs
 from refine.objective import outputs
 from refine.sparsity.layers import linear_turned
+
 
 def with_features(model: nn.Module, inputs: Inputs) -> tuple[Any, Tensor]:
     """The outputs, and the inputs (N, D) of the last linear layer that took part in them.

@@ -1,9 +1,11 @@
-"""How does one see the gradients of an optimizer's step that only a closure computes?"""
+"""Which gradients does an optimizer's step use: those of a closure, and scaled by what?"""
 
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -43,3 +45,13 @@ def needs_closure(optimizer: Optimizer) -> bool:
     """Whether ``step`` has to be given a function that computes the loss, as with LBFGS."""
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def gradient_scale(optimizer: Optimizer) -> Tensor | None:
+    """The factor that is still in the gradients; None for 1, infinite if the step is skipped."""
+    # A GradScaler leaves unscaling, and skipping the step, to fused optimizers themselves, and
+    # tells them so by two attributes for as long as the step lasts.
+    scale, overflow = (getattr(optimizer, name, None) for name in ("grad_scale", "found_inf"))
+    if overflow is None:
+        return scale
+    return torch.where(overflow > 0, torch.inf, 1.0 if scale is None else scale)

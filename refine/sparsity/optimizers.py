@@ -5,7 +5,6 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import (
     Optimizer,
@@ -15,7 +14,7 @@ from torch.optim.optimizer import (
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from refine.sparsity.closures import Arguments, has_closure, showing
+from refine.sparsity.closures import Arguments, gradient_scale, has_closure, showing
 from refine.sparsity.hold import Freeze
 from refine.sparsity.layers import left_out, named, said
 from refine.sparsity.masks import Masks
@@ -180,7 +179,7 @@ class OptimizerWatch:
             mine, weights = _parameters(optimizer), self.masks.weights()
             trained = {name: weight for name, weight in weights.items() if id(weight) in mine}
             for observer in self.observers:
-                observer(trained, _gradient_scale(optimizer))
+                observer(trained, gradient_scale(optimizer))
 
     def after(self, optimizer: Optimizer, had_closure: bool) -> None:
         """Zeroes the cut weights that ``optimizer`` has stepped."""
@@ -238,15 +237,6 @@ def _loaded(model: nn.Module, keys: object) -> None:
 def _after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     for watching in list(_watches.values()):
         watching.after(optimizer, has_closure(args, kwargs))
-
-
-def _gradient_scale(optimizer: Optimizer) -> Tensor | None:
-    # A GradScaler leaves unscaling, and skipping the step, to fused optimizers themselves, and
-    # tells them so by two attributes for as long as the step lasts.
-    scale, overflow = (getattr(optimizer, name, None) for name in ("grad_scale", "found_inf"))
-    if overflow is None:
-        return scale
-    return torch.where(overflow > 0, torch.inf, 1.0 if scale is None else scale)
 
 
 def _parameters(optimizer: Optimizer) -> set[int]:
