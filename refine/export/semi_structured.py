@@ -77,8 +77,8 @@ def fitting(network: nn.Module) -> list[str]:
     take."""
     found = []
     for name, layer in network.named_modules():
-        if not isinstance(layer, nn.Linear):
-            continue
+        if not isinstance(layer, nn.Linear) or layer._parameters.get("weight") is None:
+            continue  # another layer, or a weight that is made of others
         rows, columns = layer.weight.shape
         if rows % ROWS == columns % COLUMNS == 0:
             fours = layer.weight.detach().reshape(-1, 4)

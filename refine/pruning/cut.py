@@ -92,7 +92,8 @@ class MaskedCut:
             self.masks.attach(model, name, parameters)
         self._watch, self._keepers = watch, keepers
         self._alone: Collection[str] = ()  # tensors that this cycle neither cuts nor scales
-        self._said, self._chosen = False, False
+        self._said: set[str] = set()  # those that have been named as such
+        self._chosen = False  # in this cycle
 
     @property
     def prunable(self) -> int:
@@ -116,9 +117,10 @@ class MaskedCut:
         if getattr(importance, "function", importance) is not none:
             weights, named = self.masks.weights(), self.settings.prunable is not None
             missing = without_scores(importance, scores, weights, named)
-            if missing and not self._said:
-                log.warning("left alone: %s", said(missing))
-            self._alone, self._said = missing, self._said or bool(missing)
+            if new := {name: why for name, why in missing.items() if name not in self._said}:
+                log.warning("left alone: %s", said(new))
+            self._alone = missing
+            self._said |= set(new)
         return scores
 
     def choose(self, scores: dict[str, Tensor], ratio: float) -> Marks:

@@ -56,8 +56,9 @@ def say_nothing_cut(
     elif not any(counts.values()):
         reason = "the allocation takes no weight of any tensor"
         if isinstance(allocation, BoundedAllocation):
-            reason += f" with min_layer_density={allocation.min_layer_density}"
-            reason += f" and layers={dict(allocation.layers)}" if allocation.layers else ""
+            settings = allocation.min_layer_density, dict(allocation.layers)
+            reason += f" with min_layer_density={settings[0]}" if settings[0] else ""
+            reason += f" with layers={settings[1]}" if settings[1] else ""
     else:
         log.info(
             "cycle %d cuts nothing: %d weights come to no whole unit of granularity=%s",

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from refine import Masked, Replay, RuntimeRefinement
+from refine.export.semi_structured import fitting
 from refine.pruning import importance as importances
 from refine.pruning.allocation import BoundedAllocation, erk, lamp, layerwise
 from refine.pruning.granularity import filter, kernel, n_m
@@ -265,6 +266,14 @@ def test_no_row_of_a_direction_is_cut_whole_as_its_norm_divides(kind, caplog):
 
 
 @pytest.mark.parametrize("kind", NORMED)
+def test_a_weight_that_is_made_of_others_is_not_packed(kind):
+    layer = NORMED[kind](nn.Linear(64, 32))
+    refined(layer, granularity=n_m).refinement_cycle(prune_ratio=0.5)
+    layer(torch.zeros(1, 64))
+    assert fitting(layer) == []
+
+
+@pytest.mark.parametrize("kind", NORMED)
 def test_downscaling_reaches_the_weight_through_its_gain(kind):
     layer = NORMED[kind](nn.Linear(8, 16))
     refinement = refined(layer, downscale_factor=0.5)
@@ -379,6 +388,20 @@ def test_a_frozen_tensor_that_is_not_named_is_left_alone_and_said(score, caplog)
     (record,) = caplog.records
     assert "0.weight" in record.message
     assert "frozen" in record.message
+
+
+def test_what_is_frozen_later_is_left_alone_by_a_score_of_gradients_and_said_once(caplog):
+    model = pair()[0]
+    refinement = refined(model, importance=importances.taylor)
+    refinement.refinement_cycle(batches(), prune_ratio=0.25)
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    for _ in range(2):
+        report = refinement.refinement_cycle(batches(), prune_ratio=0.25)
+        assert report.cut.keys() == {"2.weight"}
+    assert torch.equal(model[0].weight, before)
+    (record,) = caplog.records
+    assert record.message == "left alone: 0.weight (frozen)"
 
 
 class LoRA(nn.Module):
