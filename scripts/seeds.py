@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from refine.cli.compose import EXPLAINED, composed, explain
+from refine.cli.compose import EXPLAINED, explain, tried
+from refine.cli.idle import Idle
 from refine.experiment import run
 from refine.report.runs import Run, Unusable, read_run
 from refine.report.terminal import LogOnly, Terminal
@@ -46,20 +47,34 @@ def run_seeds(
     started = time.perf_counter()
     seeds = range(FIRST, FIRST + _whole("seeds", options["seeds"]))
     places = {name: [home / name / f"seed-{seed}" for seed in seeds] for name in overrides}
-    jobs = []
+    jobs, idle = [], Idle()
     for name, own in overrides.items():
         for seed, place in zip(seeds, places[name], strict=True):
             job = [*own, f"seed={seed}", f"output_dir={place}"]
             try:
-                config = composed(job)
+                config = composed(job, idle)
             except EXPLAINED as error:
                 raise SystemExit(explain(error)) from None
             if not _finished(place, OmegaConf.to_container(config, resolve=True)):
                 jobs.append(job)
+    for error in idle.nowhere().values():
+        print(f"note: {error}")
     if jobs:
         _run_all(jobs, options["workers"], on_cpu=config.device in ("auto", "cpu"))
     runs = {name: [read_run(place) for place in own] for name, own in places.items()}
     return runs, time.perf_counter() - started
+
+
+def composed(job: list[str], seen: Idle | None = None) -> DictConfig:
+    """The configuration of a run; what it has no use for, which ``seen`` counts, may be there for
+    the other set-ups."""
+    config, in_vain = tried(job, reset=False)
+    for name, error in in_vain.items():
+        if name.startswith("schedule."):
+            raise error
+    if seen is not None:
+        seen.add(in_vain)
+    return config
 
 
 def _run_all(jobs: list[list[str]], asked_for: str, on_cpu: bool) -> None:

@@ -78,24 +78,30 @@ def settled(config: DictConfig, overrides: list[str], config_path: str | None = 
     for a setting that is given, there or in a file of one's own, and has no effect."""
     given = names(overrides)
     settle(config, given)
-    own = [name for name in written(config_path) if name not in given]
-    for name, error in without_effect(config, [*own, *given]).items():
-        if not ("control" in given and name.startswith("pruner.")):  # that is what it is for
-            raise error
+    for error in without_effect(config, meant({*written(config_path), *given})).values():
+        raise error
     if config.sweep.dry_run:
         raise SettingError("sweep.dry_run", "lists the runs of refine-run -m")
     reset_(config, left_open(config))
     return config
 
 
-def tolerated(config: DictConfig, overrides: list[str]) -> dict[str, SettingError]:
+def meant(given: set[str]) -> list[str]:
+    """The names in ``given`` that are to have an effect; a control is what its run is compared
+    with by the same command, whatever that says of the pruner."""
+    return sorted(n for n in given if "control" not in given or not n.startswith("pruner."))
+
+
+def tolerated(
+    config: DictConfig, overrides: list[str], *, reset: bool = True
+) -> dict[str, SettingError]:
     """Settles the configuration of one of several runs. A given setting that has no effect in it
-    gets its default, and is returned with its error: it may have one in the others."""
+    gets its default, with ``reset``, and is returned with its error: it may have one in others."""
     idle: dict[str, SettingError] = {}
     given = names(overrides)
     settle(config, given, idle)
-    others = without_effect(config, given - {"sweep.dry_run"})
-    reset_(config, [*others, *left_open(config)])
+    others = without_effect(config, meant(given - {"sweep.dry_run"}))
+    reset_(config, [*(others if reset else ()), *left_open(config)])
     return idle | others
 
 
@@ -114,12 +120,14 @@ def written(config_path: str | None) -> list[str]:
     return [name for name, _ in flat(node) if name.partition(".")[0] not in HYDRAS_OWN]
 
 
-def tried(overrides: list[str]) -> tuple[DictConfig, dict[str, SettingError]]:
+def tried(
+    overrides: list[str], *, reset: bool = True
+) -> tuple[DictConfig, dict[str, SettingError]]:
     """The configuration of one of several runs, and what was given in vain; see ``tolerated``."""
     check_groups(overrides)
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         config = compose("config", overrides)
-        return config, tolerated(config, overrides)
+        return config, tolerated(config, overrides, reset=reset)
 
 
 def jobs(
