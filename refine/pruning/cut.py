@@ -132,8 +132,8 @@ class MaskedCut:
         marked = self.masks.lowest(grouped, self.granularity.whole(grouped, self.masks, counts))
         if not self._chosen and not any(bool(going.any()) for going in marked.values()):
             ways = self.settings.granularity, self.settings.allocation
-            say_nothing_cut(self.number + 1, *ways, grouped, counts)
-            self._alone = list(self.masks)
+            if say_nothing_cut(self.number + 1, *ways, grouped, counts):
+                self._alone = list(self.masks)
         self._chosen = True  # a floor then tries smaller cuts, which may take nothing
         return marked
 

@@ -48,9 +48,10 @@ def say_nothing_cut(
     allocation: Callable[..., Any],
     grouped: Mapping[str, Tensor],
     counts: Mapping[str, int],
-) -> None:
+) -> bool:
     """Says why cycle ``number`` cuts nothing, given the scores of what can be cut as a unit and how
-    many weights the allocation takes. A warning, unless it is for the rounding to whole units."""
+    many weights the allocation takes. Whether it is a warning: not where whole units round to none,
+    or the pattern of n_m is there already."""
     if not grouped:
         reason = f"no tensor can be cut with granularity={shown(granularity)}"
     elif not any(counts.values()):
@@ -64,8 +65,9 @@ def say_nothing_cut(
             "cycle %d cuts nothing: %d weights come to no whole unit of granularity=%s",
             number, sum(counts.values()), shown(granularity),
         )  # fmt: skip
-        return
+        return False
     log.warning("cycle %d cuts nothing: %s", number, reason)
+    return True
 
 
 def shown(function: Callable[..., Any]) -> str:
