@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from refine.channels.flattened import ChannelsLast
+from refine.channels.pieces import Equal
 
 Indices = tuple[np.ndarray, np.ndarray]  # of a layer, and the channel that each belongs to
 NONE = -1  # of an index that belongs to no single channel
@@ -22,16 +23,44 @@ class Unfollowed(ValueError):
 
 
 def follow(graph: Any, layer: nn.Module, channels: Iterable[int]) -> Any:
-    """torch-pruning's group of a layer's output ``channels``. Unfollowed where the walk meets an
+    """torch-pruning's group of a layer's output ``channels``. Those that only go together, at the
+    same place of all pieces of a chunk, count as one channel. Unfollowed where the walk meets an
     operation that is not understood, or more indices than there can be."""
-    from torch_pruning.dependency import Dependency, Group
+    from torch_pruning.dependency import Group
 
-    node = graph.module2node[layer]
-    start = _start(graph, layer)
     own = np.fromiter(channels, np.int64)
+    walk = _walk(graph, layer, own, own)
+    first = own.copy()  # of the channels that go together
+    for _, (index, channel) in walk[0]:
+        met = np.searchsorted(own, index)
+        np.minimum.at(first, met, channel)
+    units = len(np.unique(first))
+    pieces = len(own) // units
+    if pieces > 1 and np.array_equal(first, own % units):
+        walk = _walk(graph, layer, own, first)
+    else:
+        pieces = 1
+    group = Group()
+    group._DG = graph
+    for entries in walk:
+        whole = _merged([indices for _, indices in entries])
+        for index, channel in _pieces(whole, units, pieces):
+            group.add_dep(entries[0][0], index.tolist())
+            group[-1].root_idxs = [None if c == NONE else c for c in channel.tolist()]
+    return group
+
+
+def _walk(
+    graph: Any, layer: nn.Module, own: np.ndarray, channel: np.ndarray
+) -> list[list[tuple[Any, Indices]]]:
+    """What is met from the output indices ``own`` of a layer: for each operation or layer, and each
+    of its sides, the dependencies and indices by which it was reached."""
+    from torch_pruning.dependency import Dependency
+
+    node, start = graph.module2node[layer], _start(graph, layer)
     root = Dependency(start, start, source=node, target=node)
-    found: dict[Any, list[tuple[Any, Indices]]] = {(node, start): [(root, (own, own))]}
-    seen, stack, steps = set(), [(root, (own, own))], 0
+    found: dict[Any, list[tuple[Any, Indices]]] = {(node, start): [(root, (own, channel))]}
+    seen, stack, steps = set(), [(root, (own, channel))], 0
     while stack:
         dependency, indices = stack.pop()
         seen.add(dependency.target)
@@ -50,13 +79,17 @@ def follow(graph: Any, layer: nn.Module, channels: Iterable[int]) -> Any:
             _check(graph, further, there[0], steps)
             known.append((further, there))
             stack.append((further, there))
-    group = Group()
-    group._DG = graph
-    for number, entries in enumerate(found.values()):
-        index, channel = _merged([indices for _, indices in entries])
-        group.add_dep(entries[0][0], index.tolist())
-        group[number].root_idxs = [None if c == NONE else c for c in channel.tolist()]
-    return group
+    return list(found.values())
+
+
+def _pieces(whole: Indices, units: int, pieces: int) -> list[Indices]:
+    """Indices in several parts with one index for each channel, if there are as many as pieces:
+    torch-pruning's criteria need that of a group's first layer."""
+    index, channel = whole
+    if pieces == 1 or len(index) != units * pieces:
+        return [whole]
+    parts = channel.argsort(kind="stable").reshape(units, pieces).T
+    return [(index[part], channel[part]) for part in parts]
 
 
 def together(groups: Iterable[Any]) -> Any:
@@ -107,6 +140,8 @@ def _mapped(mapping: Any, indices: Indices) -> Indices:
     """``mapping``, one of the library's, of indices."""
     index, channel = indices
     kind = type(mapping).__name__
+    if isinstance(mapping, Equal):
+        return mapping(index, channel)
     if isinstance(mapping, ChannelsLast):
         return mapping(index), channel
     if kind in ("_ConcatIndexMapping", "_SplitIndexMapping"):

@@ -107,6 +107,7 @@ class Graph:
             done.update(makers)
             if not set(makers).intersection(self._stay):
                 found[name] = group
+        self._widths = {root: len(group[0].idxs) for root, group in found.items()}
         self._met = {dependency.target for group in found.values() for dependency, _ in group}
         return found
 
@@ -124,11 +125,19 @@ class Graph:
         """Takes channels out of the network, by the root of their group."""
         self._update_()
         groups = [
-            follow(self._graph, self.model.get_submodule(root), channels)
+            follow(self._graph, self.model.get_submodule(root), self._indices(root, channels))
             for root, channels in gone.items()
         ]
         together(groups).prune(record_history=False)
         self._changed = True
+
+    def _indices(self, root: str, channels: Iterable[int]) -> list[int]:
+        """The root layer's outputs that are ``channels``: several each if it makes pieces."""
+        width, made = (
+            self._widths[root],
+            self._graph.get_out_channels(self.model.get_submodule(root)),
+        )
+        return sorted(index for channel in channels for index in range(channel, made, width))
 
     def _update_(self) -> None:
         if self._changed:

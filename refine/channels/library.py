@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from refine.channels.flattened import flattened_channels_last_
+from refine.channels.pieces import pieces_followed_, pieces_known_
 from refine.evaluation.traceless import in_mode
 
 INSTALL = "pip install 'runtime-refinement[structured]'"
@@ -76,14 +77,21 @@ def update_(graph: Any, nodes: Collection[Any] | None = None) -> None:
         OPTYPE.SLICE: index_mapping.update_slice_index_mapping,
     }
     graph.questions = 0
-    for node in graph.module2node.values():
-        if node.type in updates and (nodes is None or node in nodes):
-            graph.opaque.discard(node)
-            with _opaque(graph, node):
+    stale = [node for node in graph.module2node.values() if nodes is None or node in nodes]
+    graph.opaque.difference_update(stale)
+    splits = [node for node in stale if node.type == OPTYPE.SPLIT]
+    for node in splits:
+        with _opaque(graph, node):
+            pieces_known_(graph, node)
+    for node in stale:
+        with _opaque(graph, node):
+            if node.type in updates:
                 updates[node.type](graph, node)
             if node.type == OPTYPE.RESHAPE:
-                with _opaque(graph, node):
-                    flattened_channels_last_(graph, node)
+                flattened_channels_last_(graph, node)
+    for node in splits:
+        with _opaque(graph, node):
+            pieces_followed_(graph, node)
 
 
 def said(error: Exception) -> str:

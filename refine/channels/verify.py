@@ -175,15 +175,16 @@ def _outputs(
 ) -> tuple[int, Tensor]:
     """The dimension, and the indices of the channels ``gone``, in the layer's outputs or in a
     parameter."""
-    made = int(getattr(layer, "transposed", False))
+    made, found = int(getattr(layer, "transposed", False)), dict[str, tuple[int, list[Tensor]]]()
     for member in group.members:
-        if layer is None and member.tensor == name:
-            return member.dimension, member.indices[torch.isin(member.channels, gone)]
         owner = member.tensor.rpartition(".")[0]
         weight = member.tensor.endswith("weight") and member.dimension == made
-        if owner == name and (weight or not member.tensor.endswith("weight")):
-            return member.dimension, member.indices[torch.isin(member.channels, gone)]
-    raise AssertionError(name)
+        own = owner == name and (weight or not member.tensor.endswith("weight"))
+        if member.tensor == name if layer is None else own:
+            indices = member.indices[torch.isin(member.channels, gone)]
+            found.setdefault(member.tensor, (member.dimension, []))[1].append(indices)
+    dimension, parts = next(iter(found.values()))
+    return dimension, torch.cat(parts)
 
 
 def _has_training_layers(probe: Probe, dense: Seen) -> bool:

@@ -1,5 +1,6 @@
 """Networks that torch-pruning fails on: layers keep their channels by name, others lose some."""
 
+import copy
 import logging
 import re
 
@@ -9,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from refine import RuntimeRefinement
-from refine.channels import progress
+from refine.channels import criteria, progress
 from refine.channels.plan import Structured
+from refine.config import choices
 from refine.evaluation.cost import macs
 from refine.replay import Replay
 
@@ -23,17 +25,20 @@ def refined(model, example, **given):
 
 
 class Split(nn.Module):
-    """Half of the channels pass by a few layers, and everything made on the way is joined."""
+    """Half of the channels pass by a few layers, and everything made on the way is joined. What is
+    made is added to what it is made of, or ``shortcut`` is False."""
 
-    def __init__(self):
+    def __init__(self, shortcut=True):
         super().__init__()
+        self.shortcut = shortcut
         self.first, self.a = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 1)
         self.c, self.d = nn.Conv2d(8, 12, 3, padding=1), nn.Conv2d(12, 8, 3, padding=1)
         self.b, self.head = nn.Conv2d(24, 12, 1), nn.Linear(12, 10)
 
     def forward(self, x):
         parts = list(F.relu(self.a(F.relu(self.first(x)))).chunk(2, 1))
-        parts.append(parts[-1] + F.relu(self.d(F.relu(self.c(parts[-1])))))
+        made = F.relu(self.d(F.relu(self.c(parts[-1]))))
+        parts.append(parts[-1] + made if self.shortcut else made)
         return self.head(F.relu(self.b(torch.cat(parts, 1))).mean((2, 3)))
 
 
@@ -108,7 +113,6 @@ class Normed(nn.Module):
 
 
 NETWORKS = {
-    "chunk": (Split, {"first", "b", "c"}, {"a", "d"}),
     "shuffle": (Shuffled, {"a", "c"}, {"b"}),
     "gru": (lambda: Recurrent(nn.GRU), {"a"}, {"b"}),
     "lstm": (lambda: Recurrent(nn.LSTM).double(), {"a"}, {"b"}),
@@ -130,6 +134,32 @@ def test_what_the_library_fails_on_is_refused_by_name(name):
     assert model(x).shape == (2, 10)
     assert sum(p.numel() for p in model.parameters()) == refinement.active_parameters
     assert report.macs == macs(model, (3, 12, 12))
+
+
+@pytest.mark.parametrize(
+    "criterion", [n for n in choices.CRITERIA if n not in ("none", "bn_scale")]
+)
+@pytest.mark.parametrize("shortcut", [True, False])
+def test_pieces_of_a_chunk_lose_the_same_channels(shortcut, criterion):
+    torch.manual_seed(0)
+    model, x = Split(shortcut), torch.randn(2, 3, 12, 12)
+    refinement = refined(
+        model, x, criterion=getattr(criteria, criterion), protected=("first", "b", "c"), steps=10
+    )
+    assert refinement.method.widths == ({"d": 8} if shortcut else {"a": 8, "d": 8})
+    dense = copy.deepcopy(model)
+    report = refinement.refinement_cycle([(x, torch.arange(2))], 0.2)
+    assert report.macs == macs(model, (3, 12, 12))
+    for name in ("a", "d"):
+        layer, smaller = dense.get_submodule(name), model.get_submodule(name)
+        gone = [i for i, row in enumerate(layer.weight) if not any(map(row.equal, smaller.weight))]
+        assert gone
+        if name == "a":
+            half = len(gone) // 2
+            assert gone[half:] == [8 + place for place in gone[:half]]
+        with torch.no_grad():
+            layer.weight[gone] = layer.bias[gone] = 0.0
+    assert torch.allclose(model(x), dense(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [10, 13])  # at 10, pictures are as wide as they have channels
