@@ -17,7 +17,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> mean
 Tensors = Mapping[str, Tensor]  # by the name of a parameter
 Scores = dict[str, Tensor]  # of the parameters' shapes; the lowest go first
 Counts = dict[str, int]  # how many weights of each tensor
-# (model, batches) or (model, batches, loss) -> scores
+# (model, batches) -> scores; ``loss`` and ``names`` are given to those that take them
 Importance = Callable[..., Scores]
 # (scores, masks, ratio) -> counts; a mask is True where a weight lives
 Allocation = Callable[[Tensors, Tensors, float], Counts]

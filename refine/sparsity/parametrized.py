@@ -33,12 +33,10 @@ class Source(NamedTuple):
 
 def sources(layer: nn.Module) -> Iterator[Source]:
     """The layer's own parameters and the originals of its parametrizations."""
-    own = layer._parameters
+    own = dict(layer.named_parameters(recurse=False, remove_duplicate=False))
     for name, parameter in own.items():
         stem, _, kind = name.rpartition("_")
         other = own.get(f"{stem}_{'v' if kind == 'g' else 'g'}") if kind in ("g", "v") else None
-        if parameter is None:
-            continue
         if other is None:
             yield Source(name, parameter, ALL if kind == "orig" else None)
         elif kind == "g":
@@ -52,18 +50,15 @@ def sources(layer: nn.Module) -> Iterator[Source]:
 
 def _originals(path: str, made: ParametrizationList) -> Iterator[Source]:
     norm = next((step for step in made if type(step).__name__ == "_WeightNorm"), None)
-    for name, parameter in made._parameters.items():
-        if parameter is None:
-            continue
-        if norm is None:
+    originals = dict(made.named_parameters(recurse=False))
+    for name, parameter in originals.items():
+        if norm is None or "original0" not in originals:
             yield Source(f"{path}.{name}", parameter, ALL, made=made)
         elif name == "original0":
             yield Source(f"{path}.{name}", parameter, direction=f"{path}.original1")
         else:
             dimension: int = norm.dim  # type: ignore[assignment]
-            yield Source(
-                f"{path}.{name}", parameter, dimension, made._parameters["original0"], made=made
-            )
+            yield Source(f"{path}.{name}", parameter, dimension, originals["original0"], made=made)
 
 
 def _dimension(layer: nn.Module, weight: str) -> int:

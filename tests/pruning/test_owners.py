@@ -325,7 +325,14 @@ def test_a_parametrization_that_keeps_zeros_is_pruned_through(kind, name):
     assert torch.equal(effective(layer) != 0, refinement.masks[name])
 
 
-@pytest.mark.parametrize("module", [parametrizations.orthogonal, made(Mixed()), made(Product())])
+def twice(layer):
+    return parametrizations.weight_norm(parametrizations.spectral_norm(layer))
+
+
+MIXING = [parametrizations.orthogonal, made(Mixed()), made(Product()), twice]
+
+
+@pytest.mark.parametrize("module", MIXING)
 def test_a_parametrization_that_mixes_entries_is_left_out_and_refused(module, caplog):
     torch.manual_seed(0)
     model = nn.Sequential(module(nn.Linear(8, 16)), nn.Linear(16, 4))
