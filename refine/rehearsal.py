@@ -12,9 +12,11 @@ from refine.replay import Replay
 
 
 def rehearse(parts: Parts, samples: Samples) -> None:
-    """Takes the first batch of ``samples``, and leaves no trace. ValueError, with the reason, if
-    the network cannot be called with it, its loss is no single number, the replay cannot keep it,
-    or a teacher's outputs could not be compared."""
+    """Takes the first batch of ``samples``, if there will be a replay, and leaves no trace.
+    ValueError, with the reason, if the network cannot be called with it, its loss is no single
+    number, the replay cannot keep it, or a teacher's outputs could not be compared."""
+    if isinstance(parts.replay, Replay) and not parts.replay.steps:
+        return
     for inputs, targets in samples:
         try:
             with without_trace(parts.model, training=False), torch.no_grad():
@@ -27,7 +29,7 @@ def rehearse(parts: Parts, samples: Samples) -> None:
             raise ValueError("the loss must be one number for a batch; nothing was cut")
         if isinstance(parts.distillation, Distillation):
             parts.distillation.fit(parts.loss, made, targets)
-        if isinstance(parts.replay, Replay) and parts.replay.steps:
+        if isinstance(parts.replay, Replay):
             with without_trace(parts.model, training=False):
                 parts.replay.rehearse(parts.model, (inputs, targets))
         return
