@@ -27,8 +27,10 @@ from refine.replay.steps import ReplaySteps
 from refine.saving import Saved
 from refine.sparsity.copies import leave_out
 from refine.sparsity.masks import Masks
-from refine.sparsity.optimizers import forget, watch, watched
 from refine.sparsity.shrink import Follower
+from refine.sparsity.structure import follow_
+from refine.sparsity.watching import forget, watch, watched
+from refine.sparsity.zeros import say_written, zero_in_
 from refine.undo import undone_if_it_fails
 
 
@@ -160,6 +162,8 @@ class RuntimeRefinement(Counts, Saved):
         """
         if watched(self.model) is not self._watch:
             raise ValueError("this refinement was detached from its model; make a new one")
+        follow_(self._watch, self.model)
+        say_written(self._watch)
         if not prune_ratio < 1:
             raise ValueError(f"prune_ratio must be below 1, not {prune_ratio}")
         if prune_ratio < 0 and not self.parts.regrowth.active:
@@ -225,6 +229,16 @@ class RuntimeRefinement(Counts, Saved):
         """To be called when an epoch begins; movement and a regrowth's only_epochs need it."""
         self.importance.begin_epoch()
         self._watch.begin_epoch()
+
+    def zero_cut_in_(self, other: nn.Module) -> None:
+        """Sets what is cut to 0.0 in another network of the same architecture too, such as a
+        running average. ValueError if a tensor is not in it, or of another shape."""
+        zero_in_(other, self.masks)
+
+    def cut_zeros_(self) -> None:
+        """Takes every prunable weight that is exactly 0 as cut, as in a network that was loaded
+        without its masks."""
+        self.masks.cut_({name: weight == 0 for name, weight in self.masks.weights().items()})
 
     def detach(self) -> None:
         """Lets go of the model: cut weights keep their 0, and may change from now on. A new

@@ -14,6 +14,7 @@ from refine.records.files import written_whole
 from refine.regularization import Regularizer
 from refine.sparsity.bits import packed, unpacked
 from refine.sparsity.shrink import Follower, reshape_, shapes
+from refine.sparsity.zeros import say_written
 
 
 def save(
@@ -64,9 +65,11 @@ class Saved:
         """The state of the refinement and the masks of its network, without the weights, as
         tensors, numbers and text; not a copy."""
         parts = self.parts
+        say_written(parts.watch)
         return {
             "masks": {name: packed(mask) for name, mask in parts.masks.items()},
             "shapes": {name: list(shape) for name, shape in shapes(self.model).items()},
+            "first": {name: list(shape) for name, shape in parts.watch.at_first.items()},
             "cycles": parts.cycles,
             "frozen": parts.watch.frozen(),
             "importance": self.importance.state_dict(),
@@ -83,6 +86,7 @@ class Saved:
             self._fit_(state["masks"], state["shapes"])
             marks = {n: unpacked(b, state["shapes"][n]) for n, b in state["masks"].items()}
             parts.masks.load_(marks)
+            parts.watch.began_as_(self.model, state["first"])
         parts.cycles = state["cycles"]
         parts.watch.train_only_(**state["frozen"])
         self.importance.load_state_dict(state["importance"])

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from refine import Masked, Replay, RuntimeRefinement
 from refine.models import simple_cnn
 from refine.pruning.importance import magnitude
-from refine.sparsity.optimizers import _watches
+from refine.sparsity.watching import _watches
 from refine.training.optim import Muon
 
 NO_REPLAY = Replay(steps=0).batches

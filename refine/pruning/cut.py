@@ -61,6 +61,10 @@ def sparsify_(
         masks.cut_(masks.lowest(scores, allocation(scores, masks, ratio)))
 
 
+def _frozen(weight: Tensor | None) -> bool:
+    return weight is not None and not weight.requires_grad
+
+
 class Keeper(Protocol):
     """A part that records what is cut."""
 
@@ -87,10 +91,8 @@ class MaskedCut:
         self.model, self.settings, self.number = model, settings, 0
         self.importance, self.masks = importance, watch.masks
         self.scoring_batches = settings.scoring_batches
-        self.granularity = settings.granularity(model, list(self.masks))
-        for name, parameters in self.granularity.attached.items():
-            self.masks.attach(model, name, parameters)
         self._watch, self._keepers = watch, keepers
+        self._fit_()
         self._alone: Collection[str] = ()  # tensors that this cycle neither cuts nor scales
         self._said: set[str] = set()  # those that have been named as such
         self._chosen = False  # in this cycle
@@ -105,9 +107,17 @@ class MaskedCut:
         """How many weights live."""
         return self.masks.surviving
 
+    def _fit_(self) -> None:
+        self._structure = self._watch.structure
+        self.granularity = self.settings.granularity(self.model, list(self.masks))
+        for name, parameters in self.granularity.attached.items():
+            self.masks.attach(self.model, name, parameters)
+
     def prepare(self, batches: Iterable[Batch], number: int) -> None:
         """Cycle ``number``, counted from 0, begins."""
         self.number, self._alone, self._chosen = number, (), False
+        if self._structure != self._watch.structure:  # the network has other layers
+            self._fit_()
 
     def scores(self, batches: Iterable[Batch], loss: Callable[..., Tensor]) -> dict[str, Tensor]:
         """The scores of the weights. ValueError if a frozen tensor that was named has none, or if
@@ -116,6 +126,8 @@ class MaskedCut:
         scores = score(self.importance, self.model, batches, loss, self.number, asked)
         if getattr(importance, "function", importance) is not none:
             weights, named = self.masks.weights(), self.settings.prunable is not None
+            if isinstance(scores, dict) and not named:  # what was frozen since stays as it is
+                scores = {n: s for n, s in scores.items() if not _frozen(weights.get(n))}
             missing = without_scores(importance, scores, weights, named)
             if new := {name: why for name, why in missing.items() if name not in self._said}:
                 log.warning("left alone: %s", said(new))

@@ -1,14 +1,14 @@
 """Which weights live?"""
 
-import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from refine.sparsity.hold import Hold
-from refine.sparsity.layers import by_output, home, named, none_to_prune, prunable_names
+from refine.sparsity.layers import by_output, named, none_to_prune, prunable_names
 from refine.sparsity.parametrized import sparing
+from refine.sparsity.places import Places
 from refine.sparsity.ranking import lowest, survivors
 from refine.sparsity.shrink import Smaller
 
@@ -26,10 +26,9 @@ class Masks(Mapping[str, Tensor]):
         names = prunable_names(model) if prunable is None else named(model, prunable)
         if not names:
             raise ValueError(none_to_prune(model))
-        # Of each tensor the module that has it, its name there, and the layer whose weight it is.
-        self._owners: dict[str, tuple[weakref.ref[nn.Module], str, weakref.ref[nn.Module]]] = {}
+        self.places = Places()
         for name in names:
-            self._find(model, name)
+            self.places.find_(model, name)
         self._alive = {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names}
         self.prunable = sum(mask.numel() for mask in self._alive.values())  # at first
         self._attached: dict[str, str] = {}  # parameter of output channels: the layer's tensor
@@ -47,7 +46,8 @@ class Masks(Mapping[str, Tensor]):
 
     def weights(self) -> dict[str, nn.Parameter]:
         """The prunable parameters, by name, as the model has them now."""
-        return {name: self._parameter(name) for name in self._alive}
+        found = {name: self.places.parameter(name) for name in self._alive}
+        return {name: weight for name, weight in found.items() if weight is not None}
 
     @property
     def surviving(self) -> int:
@@ -81,7 +81,7 @@ class Masks(Mapping[str, Tensor]):
         for parameter, name in self._attached.items():
             if name in marked:
                 left = self._alive[name] & ~marked[name].to(self._alive[name].device)
-                stays = by_output(self._layer(name), left).any(1)
+                stays = by_output(self.places.layer(name), left).any(1)
                 going = self.lives(parameter).to(stays.device) & ~stays
                 if going.any():
                     found[parameter] = going, self._parameter(parameter)
@@ -94,13 +94,13 @@ class Masks(Mapping[str, Tensor]):
         an element for every output channel.
         """
         known = dict(model.named_parameters())
-        channels = len(by_output(self._layer(name), self._alive[name]))
+        channels = len(by_output(self.places.layer(name), self._alive[name]))
         for parameter in parameters:
             if parameter not in known or known[parameter].shape != (channels,):
                 raise ValueError(f"{parameter} has no element for each of {channels} of {name}")
             if parameter in self._alive or self._attached.get(parameter, name) != name:
                 raise ValueError(f"{parameter} cannot be attached to {name}: it is masked already")
-            self._find(model, parameter)
+            self.places.find_(model, parameter)
             self._attached[parameter] = name
         self._cut_channels({name})
         self.zero_cut_()
@@ -116,7 +116,7 @@ class Masks(Mapping[str, Tensor]):
             if count:
                 self._alive[name] = self._alive[name].to(scores[name].device)
                 alive = self._alive[name]
-                values, most = sparing(self._layer(name), name, scores[name], alive)
+                values, most = sparing(self.places.layer(name), name, scores[name], alive)
                 marked[name] = lowest(values, alive, count if most is None else min(count, most))
         return marked
 
@@ -204,14 +204,17 @@ class Masks(Mapping[str, Tensor]):
         """Sets the state of ``optimizer`` for every cut weight (momentum, Adam's moments) to 0."""
         for name in self._holds:
             mask = (self._alive | self._channels)[name]
-            for moment in optimizer.state.get(self._parameter(name), {}).values():
+            weight = self.places.parameter(name)
+            for moment in optimizer.state.get(weight, {}).values() if weight is not None else ():
                 if isinstance(moment, Tensor) and moment.shape == mask.shape:
                     moment.masked_fill_(~mask.to(moment.device), 0.0)
 
     def _with_cuts(self, among: Collection[int] | None) -> Iterator[tuple[nn.Parameter, Hold]]:
         for name, hold in self._holds.items():
-            weight = self._parameter(name)
-            if among is not None and id(weight) not in among:
+            weight = self.places.parameter(name)
+            if weight is None or (among is not None and id(weight) not in among):
+                continue
+            if weight.shape != hold.free.shape:  # it was replaced; see structure.py
                 continue
             if not hold.fits(weight):  # the model has moved or changed its precision since
                 self._holds[name] = hold = self._hold(name, weight)
@@ -225,7 +228,7 @@ class Masks(Mapping[str, Tensor]):
     def _cut_channels(self, names: Collection[str]) -> None:
         for parameter, name in self._attached.items():
             if name in names:
-                alive = by_output(self._layer(name), self._alive[name]).any(1)
+                alive = by_output(self.places.layer(name), self._alive[name]).any(1)
                 if alive.all():
                     self._channels.pop(parameter, None)
                     self._holds.pop(parameter, None)
@@ -233,17 +236,8 @@ class Masks(Mapping[str, Tensor]):
                     self._channels[parameter] = alive
                     self._holds[parameter] = self._hold(parameter, self._parameter(parameter))
 
-    def _find(self, model: nn.Module, name: str) -> None:
-        owner, _, attribute = name.rpartition(".")
-        layer = weakref.ref(model.get_submodule(home(model, name)))
-        self._owners[name] = weakref.ref(model.get_submodule(owner)), attribute, layer
-
-    def _layer(self, name: str, whose: int = 2) -> nn.Module:
-        layer: nn.Module | None = self._owners[name][whose]()  # type: ignore[operator]
-        if layer is None:
-            raise RuntimeError("the model of these masks no longer exists")
-        return layer
-
     def _parameter(self, name: str) -> nn.Parameter:
-        parameter: nn.Parameter = getattr(self._layer(name, 0), self._owners[name][1])
+        parameter = self.places.parameter(name)
+        if parameter is None:
+            raise RuntimeError(f"{name} is no longer in the model")
         return parameter

@@ -2,60 +2,22 @@
 
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.optim.optimizer import (
     Optimizer,
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
 )
-from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from refine.sparsity.closures import Arguments, gradient_scale, has_closure, showing
+from refine.sparsity.closures import gradient_scale
 from refine.sparsity.hold import Freeze
-from refine.sparsity.layers import left_out, named, said
 from refine.sparsity.masks import Masks
 from refine.sparsity.shrink import Change, Shrunk, fit_, shapes
 
 log = logging.getLogger("refine")
-# A watch lives as long as its network. There is one pair of hooks for all of them, never removed:
-# their number must not change while torch walks through them.
-_watches: weakref.WeakKeyDictionary[nn.Module, "OptimizerWatch"] = weakref.WeakKeyDictionary()
-_hooked: list[RemovableHandle] = []
 Observer = Callable[[Mapping[str, nn.Parameter], Tensor | None], None]
-
-
-def watch(model: nn.Module, prunable: Iterable[str] | None = None) -> "OptimizerWatch":
-    """The watch of ``model``: the one that it has, with its masks, else a new one.
-
-    ValueError if it has one with other ``prunable`` tensors, or there is nothing to prune.
-    """
-    names = None if prunable is None else named(model, prunable)
-    found = _watches.get(model)
-    if found is None:
-        found = _watches[model] = OptimizerWatch(model, Masks(model, names))
-        if names is None and (others := left_out(model)):
-            log.warning("left alone unless prunable=[...] names it: %s", said(others))
-        model.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
-    elif names is not None and set(names) != set(found.masks):
-        raise ValueError("this model is being refined already, with other prunable tensors")
-    if not _hooked:
-        _hooked.append(register_optimizer_step_pre_hook(_before_step))
-        _hooked.append(register_optimizer_step_post_hook(_after_step))
-    return found
-
-
-def watched(model: nn.Module) -> "OptimizerWatch | None":
-    """The watch of ``model``, if it has one."""
-    return _watches.get(model)
-
-
-def forget(model: nn.Module) -> None:
-    """Ends the watch of ``model``, with its masks."""
-    _watches.pop(model, None)
 
 
 class OptimizerWatch:
@@ -66,6 +28,7 @@ class OptimizerWatch:
     from a whole tensor. After it, the cut weights are set to 0. No optimizer has to be passed. Only
     weights that this optimizer trains are changed: others may wait for their own backward pass.
 
+    named: whether the prunable tensors were named.
     observers: called before each step as ``(weights, scale)``, with those prunable weights, by
     name, that the optimizer trains, their gradients still complete, and with the factor of these:
     None for 1, not finite if they overflowed and the step will be skipped. For a step with a
@@ -73,8 +36,8 @@ class OptimizerWatch:
     functions that are called with the network after each step.
     """
 
-    def __init__(self, model: nn.Module, masks: Masks):
-        self.masks = masks
+    def __init__(self, model: nn.Module, masks: Masks, named: bool = False):
+        self.masks, self.named = masks, named
         self.observers: list[Observer] = []
         self._model = weakref.ref(model)
         self._seen: list[weakref.ref[Optimizer]] = []  # oldest step first
@@ -84,7 +47,12 @@ class OptimizerWatch:
         self._followers: list[weakref.WeakMethod[Callable[[nn.Module], None]]] = []
         # The changes of a parameter, the oldest first.
         self._shrunk: MutableMapping[Tensor, list[Change]] = WeakTensorKeyDictionary()
-        self.at_first, self.version = shapes(model), 0  # shapes at first; number of changes
+        self.at_first, self.version = (
+            shapes(model),
+            0,
+        )  # shapes at first; number of cuts of channels
+        self.structure = 0  # how often layers were replaced, new or gone
+        self.zeros_said = False
 
     def follow(self, method: Callable[[nn.Module], None]) -> None:
         """From now on ``method`` is called with the network after every step of any of its
@@ -149,10 +117,27 @@ class OptimizerWatch:
         for optimizer in self.alive():
             fit_(optimizer, {parameter: [change] for parameter, change in shrunk.items()})
 
+    def has_shrunk(self, parameter: nn.Parameter) -> bool:
+        """Whether channels were taken out of a parameter."""
+        return parameter in self._shrunk
+
+    def began_as_(self, model: nn.Module, first: Mapping[str, Sequence[int]]) -> None:
+        """``model``, which is watched from now on, was once of the shapes ``first``."""
+        for name, parameter in model.named_parameters():
+            if name in first and tuple(first[name]) != parameter.shape:
+                self.at_first[name] = tuple(first[name])
+                self._shrunk[parameter] = [Change(Size(first[name]), None)]
+
     def zero_moments_(self) -> None:
         """Sets the optimizers' state for cut weights to 0."""
         for optimizer in self.alive():
             self.masks.zero_moments_(optimizer)
+
+    def meets(self, optimizer: Optimizer) -> bool:
+        """Whether ``optimizer`` trains the network and has not been seen yet."""
+        if self._seen and self._seen[-1]() is optimizer:
+            return False
+        return optimizer not in self.alive() and self._trains(optimizer, _parameters(optimizer))
 
     def before(self, optimizer: Optimizer, closure: bool = False) -> None:
         """Records that ``optimizer`` is about to step, calls the observers, and sets the gradients
@@ -208,35 +193,6 @@ class OptimizerWatch:
             return True
         self._strangers[optimizer] = len(mine)
         return False
-
-
-def _before_step(
-    optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Arguments | None:
-    closure, watches = has_closure(args, kwargs), list(_watches.values())
-    for watching in watches:
-        watching.before(optimizer, closure)
-    if not closure or not any(watching.observers for watching in watches):
-        return None
-
-    def show() -> None:
-        for watching in watches:
-            watching.observe(optimizer)
-
-    return showing(args, kwargs, show)
-
-
-def _loaded(model: nn.Module, keys: object) -> None:
-    """Weights were loaded: those that are cut stay cut, and those that are frozen stay so as they
-    are now."""
-    if (watching := _watches.get(model)) is not None:
-        watching.masks.zero_cut_()
-        watching.freeze_anew_()
-
-
-def _after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    for watching in list(_watches.values()):
-        watching.after(optimizer, has_closure(args, kwargs))
 
 
 def _parameters(optimizer: Optimizer) -> set[int]:

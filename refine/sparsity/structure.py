@@ -5,44 +5,51 @@ of one that has gone are dropped. A tensor that trains now, and did not before, 
 """
 
 import logging
-import weakref
-from typing import TYPE_CHECKING
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from refine.sparsity.layers import prunable_names, said
-
-if TYPE_CHECKING:
-    from refine.sparsity.masks import Masks
-    from refine.sparsity.optimizers import OptimizerWatch
+from refine.sparsity.masks import Masks
+from refine.sparsity.optimizers import OptimizerWatch
 
 log = logging.getLogger("refine")
+TRAINS = "new, or trains only now: may be cut"
 
 
-def follow_(watch: "OptimizerWatch", model: nn.Module) -> bool:
-    """Brings the masks and first shapes to what ``model`` is now, and says what has changed;
-    whether anything has."""
+def follow_(watch: OptimizerWatch, model: nn.Module) -> None:
+    """Brings the masks and first shapes to what ``model`` is now, and says what has changed."""
     masks, parameters = watch.masks, dict(model.named_parameters())
     changes = {name: change for name in masks if (change := _change(masks, name, model))}
     for name in changes:
-        masks.drop_(name)
+        masks.prunable -= prod(watch.at_first[name])
+        _drop_(masks, name)
     coming = [name for name in changes if name in parameters]
     if not watch.named:
         names = prunable_names(model)
-        changes |= dict.fromkeys([n for n in names if n not in (*masks, *changes)], "new, or trains")
+        changes |= dict.fromkeys([n for n in names if n not in {*masks, *changes}], TRAINS)
         coming = [name for name in changes if name in names]
     for name in coming:
-        masks.add_(model, name)
+        masks.places.find_(model, name)
+        masks._alive[name] = torch.ones_like(parameters[name], dtype=torch.bool)
+        masks.prunable += parameters[name].numel()
     for name, parameter in parameters.items():
         if not watch.has_shrunk(parameter):
             watch.at_first[name] = tuple(parameter.shape)
     if changes:
+        watch.structure += 1
         log.warning("the network has changed since the last cycle: %s", said(changes))
-    return bool(changes)
 
 
-def _change(masks: "Masks", name: str, model: nn.Module) -> str:
+def _drop_(masks: Masks, name: str) -> None:
+    along = [parameter for parameter, tensor in masks.attached.items() if tensor == name]
+    for parameter in (name, *along):
+        for home in (masks._alive, masks._holds, masks._channels, masks._attached):
+            home.pop(parameter, None)
+
+
+def _change(masks: Masks, name: str, model: nn.Module) -> str:
     """What has happened to a masked tensor: nothing, an empty text, if its layer is the same."""
     path, _, attribute = name.rpartition(".")
     try:
@@ -54,8 +61,10 @@ def _change(masks: "Masks", name: str, model: nn.Module) -> str:
         return "gone, and so are its cuts"
     if tensor.shape != masks[name].shape:
         return "of another size: all of its weights live"
-    if owner is not masks.owner(name) and not _has_the_cuts(tensor, masks[name]):
-        return "replaced: all of its weights live"
+    if owner is not masks.places.owner(name):
+        if not _has_the_cuts(tensor, masks[name]):
+            return "replaced: all of its weights live"
+        masks.places.find_(model, name)
     return ""
 
 

@@ -76,7 +76,8 @@ def state_of(trainer: Trainer, recorded: Recorded) -> dict[str, Any]:
 
 
 def _without_masks(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in state.items() if name not in ("masks", "shapes")}
+    own = ("masks", "shapes", "first")  # the network beside it has these
+    return {name: value for name, value in state.items() if name not in own}
 
 
 def restore_(trainer: Trainer, state: dict[str, Any]) -> Recorded:

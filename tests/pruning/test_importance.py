@@ -11,7 +11,7 @@ from refine.evaluation.traceless import score
 from refine.pruning import gradients, importance
 from refine.rng import random_state
 from refine.sparsity.layers import prunable_names
-from refine.sparsity.optimizers import watch
+from refine.sparsity.watching import watch
 
 DATA_BASED = {function.__name__: function for function in importance.NEED_DATA}
 CONVOLUTIONS = [

@@ -12,7 +12,7 @@ from refine.config.instantiate import public_functions
 from refine.recovery import Rates, Recovery, WeightRewind, clr, fine_tune, lr_rewind, one_cycle, slr
 from refine.recovery.curves import WARM_UP, momentum
 from refine.sparsity.masks import Masks
-from refine.sparsity.optimizers import watch
+from refine.sparsity.watching import watch
 from refine.training.optim import Muon
 
 CURVES = public_functions(recovery)

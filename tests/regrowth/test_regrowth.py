@@ -17,8 +17,8 @@ from refine.regrowth.regrowth import Regrowth
 from refine.regrowth.shares import shared
 from refine.regrowth.similarity import feature_similarity
 from refine.sparsity.masks import Masks
-from refine.sparsity.optimizers import watch
 from refine.sparsity.ranking import highest
+from refine.sparsity.watching import watch
 
 SCORES = instantiate.public_functions(regrowth_score)
 ALLOCATIONS = instantiate.public_functions(regrowth_allocation)
