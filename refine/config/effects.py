@@ -14,6 +14,7 @@ from refine.config.conditions import (
     share_decided,
     structured,
 )
+from refine.renamed import current
 from refine.setting import TARGETS, below
 
 BY_REFERENCE = {"reference", "saliency", "greedy", "proportional"}  # scores, allocations, initials
@@ -181,6 +182,12 @@ OTHERS = (
         "has no effect with {it}, which decides how much a cycle cuts; leave one of them out",
     ),
     *(of_tracker(setting, trackers) for setting, trackers in TRACKERS_WITH.items()),
+    Effect(
+        ("dataset.root",),
+        lambda c: current(c.dataset._target_) == "refine.datasets.digits",
+        "has no effect on the digits, which come with scikit-learn; choose other data, such as "
+        "dataset=image_folder, or leave it out",
+    ),
     Effect(
         ("dataset.tasks",),
         lambda c: c.dataset.split == "none",

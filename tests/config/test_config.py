@@ -134,3 +134,9 @@ def test_a_field_that_an_object_refuses_is_the_setting_that_is_named(tmp_path, m
         build("part", {"_target_": "my_part.make", "width": 3})
     assert str(error.value) == "part.width: must be even"
     assert isinstance(error.value.__cause__, FieldError)
+
+
+def test_what_stands_inside_a_node_and_cannot_be_made_is_the_nodes_problem():
+    inner = {"_target_": "torch.nn.Linear", "bias": {"_target_": "nowhere.made"}}
+    with pytest.raises(SettingError, match=r"^model: cannot be made: Error locating target"):
+        build("model", inner)

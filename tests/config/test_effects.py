@@ -30,8 +30,8 @@ PLAIN = (
     | below("regularizer") - {"regularizer.kind"}
     | below("recovery") - {"recovery.curve", "recovery.rewind_weights"}
     | {"tracker.project", "tracker.uri", "tracker.mode", "dataset.tasks", "sweep.dry_run"}
+    | {"dataset.root"}
 )
-ALWAYS = {"dataset.tasks", "sweep.dry_run", "tracker.project", "tracker.uri", "tracker.mode"}
 
 
 def idle(*overrides):
@@ -90,6 +90,7 @@ def test_in_the_default_run_exactly_these_have_none():
         ("regrowth=gradient regrowth.allocation=controller dataset.validation_size=9", {},
          below("regrowth") - {"regrowth.source"} | {"pruner.scoring_batches"}),
         ("dataset=split", {}, {"dataset.tasks"}),
+        ("dataset=image_folder", {}, {"dataset.root"}),
         ("checkpoint.every=0", {"checkpoint.keep"}, {}),
         (
             "pruner=structured",
