@@ -67,11 +67,16 @@ def allowed(entry: Field[Any]) -> str:
 
 
 def path_of(setting: str, text: str | Path) -> Path:
-    """The path that ``text`` is, with ~ for a home; SettingError if there is no such home."""
+    """The path that ``text`` is, with ~ for a home. SettingError if there is no such home, or no
+    system call can take it."""
     try:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
+        path.is_dir()  # refuses, among others, a name that is too long
     except RuntimeError:
         raise SettingError(setting, f"{text!s:.80}: there is no home of that user") from None
+    except OSError as error:
+        raise SettingError(setting, f"cannot read {text!s:.80}: {error.strerror}") from None
+    return path
 
 
 def within(name: str, names: Iterable[str]) -> bool:

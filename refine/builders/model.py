@@ -12,6 +12,7 @@ from refine.config.instantiate import build, imported, parameters_of
 from refine.datasets.prepare import Data
 from refine.errors import SettingError
 from refine.evaluation.traceless import in_mode, without_trace
+from refine.setting import path_of
 from refine.sparsity.shrink import reshape_
 
 
@@ -77,7 +78,7 @@ def load_into_(
 ) -> None:
     """Loads the parameters and buffers of a run's directory or .safetensors file into ``model``. It
     first gets the file's widths, by ``reshape``, as channels may have been taken out."""
-    file = _file(path)
+    file = _file(setting, path)
     try:
         sizes = {name: tensor.shape for name, tensor in tensors_of(setting, path).items()}
         if reshape is None:
@@ -94,13 +95,13 @@ def load_into_(
 
 def tensors_of(setting: str, path: str) -> dict[str, Tensor]:
     """The tensors in a run's directory or .safetensors file, by name."""
-    file = _file(path)
+    file = _file(setting, path)
     try:
         return safetensors.torch.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
         raise SettingError(setting, f"cannot read {file}: {error}") from error
 
 
-def _file(path: str) -> Path:
-    found = Path(path).expanduser()
+def _file(setting: str, path: str) -> Path:
+    found = path_of(setting, path)
     return found / "model.safetensors" if found.is_dir() else found

@@ -230,11 +230,12 @@ class RegularizerConfig:
     strength: float | None = setting(
         "of the penalty; null: as published, 1e-5 for bn_scale and l1, 5e-4 for group_norm, 1e-4 "
         "for growing_reg",
-        at_least=0, default=None,
+        at_least=0, at_most=1e6, default=None,
     )  # fmt: skip
     growth: float = setting(
-        "for growing_reg: greatest increase of the strength in an epoch", at_least=0, default=1e-5
-    )
+        "for growing_reg: greatest increase of the strength in an epoch",
+        at_least=0, at_most=1e6, default=1e-5,
+    )  # fmt: skip
     warmup: int = setting("epochs in which the strength rises from 0", at_least=0, default=0)
     start: int = setting("epoch after which it begins", at_least=0, default=0)
     stop: int | None = setting(
@@ -276,7 +277,7 @@ class RecoveryConfig:
     original_epochs: int | None = setting(
         "length of the original schedule, which trainer.lr_scheduler describes; null: until the "
         "first cycle",
-        at_least=1, default=None,
+        at_least=1, at_most=1_000_000, default=None,
     )  # fmt: skip
 
 
@@ -291,7 +292,9 @@ class CacheConfig:
 class TrainerConfig:
     """The training recipe."""
 
-    epochs: int = setting("passes over the training images", at_least=1, default=20)
+    epochs: int = setting(
+        "passes over the training images", at_least=1, at_most=1_000_000, default=20
+    )
     batch_size: int = setting("images in each training step", at_least=1, default=128)
     precision: str = setting(
         "arithmetic of forward and backward pass", choices=choices.PRECISIONS, default="auto"

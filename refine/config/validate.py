@@ -58,8 +58,18 @@ def _check(config: DictConfig, name: str, entry: Field[Any]) -> None:
         return
     if entry.metadata.get("text") and not value.strip():
         raise SettingError(name, "is empty; give it a value, or leave it out")
+    if isinstance(value, str) and not value.isascii():
+        _check_encoding(name, value)
     for each in value if isinstance(value, ListConfig) else (value,):
         _check_value(name, each, entry)
+
+
+def _check_encoding(name: str, value: str) -> None:
+    """SettingError for text that no file of the run could hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise SettingError(name, f"{value!a:.80} is no UTF-8 text; rename what it names") from None
 
 
 def unresolved(error: Exception) -> str:
