@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from refine import parallel
 from refine.batches import OnDevice, Samples
 from refine.cache import Cache
 from refine.cycle_report import CycleReport
@@ -83,11 +84,15 @@ class Cycle:
     accuracy_after_replay: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.validate = parallel.mean_of(self.validate)
+
     def run(self, steps: Sequence[Step]) -> None:
         """Runs the steps in order, and times each."""
         for step in steps:
             start = time.perf_counter()
-            step(self)
+            with parallel.all_or_none():
+                step(self)
             device = next(self.parts.model.parameters()).device
             if device.type == "cuda":  # kernels run asynchronously: wait for them
                 torch.cuda.synchronize(device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from refine import parallel
 from refine.batches import Batch, OnDevice, Rewound, Samples
 from refine.cache import Cache
 from refine.channels.cut import ChannelCut
@@ -63,11 +64,9 @@ class RuntimeRefinement(Counts, Saved):
     device: where batches are moved; by default where the model is.
 
     steps: what a cycle does, ``refine.cycle.STEPS``; assign other functions to change it. atomic:
-        whether a cycle that fails leaves all as it was, for which a copy of the network and of the
-        optimizers' state is held during the cycle.
+        whether a cycle that fails leaves all as it was; a copy of all is held during it.
 
-    Batches are (inputs, targets), or what refine/batches.py makes such pairs of: mappings as
-    Hugging Face has them, tuples of any length.
+    Batches are what refine/batches.py reads: pairs, longer tuples, Hugging Face's mappings.
 
     ValueError if ``model`` has nothing to prune, or other tensors of it are being pruned already.
     """
@@ -92,6 +91,7 @@ class RuntimeRefinement(Counts, Saved):
             "device": device,
         }  # fmt: skip
         leave_out(self)
+        parallel.check_whole(model)
         pruner = Masked() if pruner is None else pruner
         self.model, self.steps, self._device = model, STEPS, device
         self.atomic, self._rehearsed = True, callable(optimizer)
@@ -183,6 +183,7 @@ class RuntimeRefinement(Counts, Saved):
         undone = undone_if_it_fails(self.parts, self.importance, self.followers)
         with undone if self.atomic else nullcontext():
             cycle.run(self.steps)
+            parallel.equal_(self.model, self.masks)
         return self._report(cycle)
 
     def _report(self, cycle: Cycle) -> CycleReport:

@@ -3,6 +3,7 @@ before anything is cut."""
 
 import torch
 
+from refine import parallel
 from refine.batches import Samples
 from refine.cycle import Parts
 from refine.distillation import Distillation
@@ -17,6 +18,11 @@ def rehearse(parts: Parts, samples: Samples) -> None:
     number, the replay cannot keep it, or a teacher's outputs could not be compared."""
     if isinstance(parts.replay, Replay) and not parts.replay.steps:
         return
+    with parallel.all_or_none():
+        _try(parts, samples)
+
+
+def _try(parts: Parts, samples: Samples) -> None:
     for inputs, targets in samples:
         try:
             with without_trace(parts.model, training=False), torch.no_grad():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refine import parallel
 from refine.rng import same_random_state, stream
 
 Found = TypeVar("Found")
@@ -61,9 +62,13 @@ def score(
     given: dict[str, Any] = {"loss": loss} if takes(importance, "loss") else {}
     if names is not None and takes(importance, "names"):
         given["names"] = names
-    with without_trace(model, training=False):
-        torch.manual_seed(stream(torch.initial_seed(), "score", number))
-        return importance(model, batches, **given)
+    seed = parallel.first_number(torch.initial_seed())
+    with parallel.all_or_none(), without_trace(model, training=False):
+        torch.manual_seed(stream(seed, "score", number))
+        found = importance(model, batches, **given)
+    if isinstance(found, dict):
+        parallel.mean_({n: score for n, score in found.items() if isinstance(score, Tensor)})
+    return found
 
 
 def takes(importance: Callable[..., object], name: str) -> bool:

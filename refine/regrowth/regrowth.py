@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refine import parallel
 from refine.batches import Batch
 from refine.evaluation.traceless import without_trace
 from refine.regrowth import allocation as regrowth_allocation
@@ -145,7 +146,9 @@ class Regrowth:
         inputs_first = transposed if self.initial is initial_value.fan_in else linear_turned
         turned = {name: layer for name, layer in layers.items() if inputs_first(layer)}
         reference = self._denser(model, masks)
-        scores = self.score(model, batches, alive, reference, loss, self.generator)
+        with parallel.all_or_none():
+            scores = self.score(model, batches, alive, reference, loss, self.generator)
+        parallel.mean_(scores)
 
         def similarity() -> dict[str, float]:
             if reference is None:
@@ -164,6 +167,7 @@ class Regrowth:
             Candidates(scores, alive, count, dict(self._lost), similarity, trial)
         )
         regrown = self._regrown(weights, alive, scores, counts, reference, self.generator, turned)
+        parallel.first_(regrown.values[name] for name in sorted(regrown.values))
         masks.grow_(regrown.marked, regrown.values)
         self._lost.clear()
         return regrown

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from refine import parallel
 from refine.batches import Batch
 from refine.distillation import Distillation
 from refine.evaluation.traceless import in_mode
@@ -52,7 +53,7 @@ class ReplaySteps:
         self.distillation.begin_replay()
         try:
             with aside():
-                for batch in batches:
+                for batch in parallel.together(batches):
                     with in_mode(self.model, training=True):
                         losses.append(self._step(Replayed(*batch)).detach())
         finally:
@@ -84,10 +85,13 @@ class ReplaySteps:
     def _own_step(self, batch: Replayed) -> Tensor:
         def loss() -> Tensor:
             self.model.zero_grad()
-            made, matched = self.distillation.forward(self.model, batch.inputs)
-            value = self._loss(made, batch)
-            value = self.distillation.blended(value, matched, batch.inputs, batch.places)
-            value.backward()
+            with parallel.all_or_none():
+                made, matched = self.distillation.forward(self.model, batch.inputs)
+                value = self._loss(made, batch)
+                value = self.distillation.blended(value, matched, batch.inputs, batch.places)
+                value.backward()
+            if not isinstance(self.model, nn.parallel.DistributedDataParallel):  # it has done so
+                parallel.mean_gradients_(self.model.parameters())
             return value
 
         optimizers = self.optimizers()
