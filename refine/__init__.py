@@ -12,7 +12,7 @@ from refine.renamed import OldNames
 __version__ = "0.1.0"
 _HOMES = {
     "RuntimeRefinement": "refine.refinement",
-    "CycleReport": "refine.cycle",
+    "CycleReport": "refine.cycle_report",
     "Masked": "refine.pruning.cut",
     "Regrowth": "refine.regrowth",
     "Replay": "refine.replay",
@@ -21,6 +21,8 @@ _HOMES = {
     "Cache": "refine.cache",
     "Structured": "refine.channels.plan",
     "Regularizer": "refine.regularization",
+    "PrioritizedReplayBuffer": "refine.replay.buffer",
+    "SimpleCNN": "refine.models.simple_cnn",
     "save": "refine.saving",
     "load": "refine.saving",
     "load_model": "refine.export.network_file",

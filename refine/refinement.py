@@ -14,7 +14,7 @@ from refine.cache import Cache
 from refine.channels.cut import ChannelCut
 from refine.channels.plan import Structured
 from refine.counts import Counts
-from refine.cycle import STEPS, Cycle, CycleReport, Parts
+from refine.cycle import Cycle, CycleReport, Parts
 from refine.distillation import Distillation
 from refine.objective import LossFunction, Objective
 from refine.pruning.cut import Masked, MaskedCut
@@ -32,19 +32,20 @@ from refine.sparsity.shrink import Follower
 from refine.sparsity.structure import follow_
 from refine.sparsity.watching import forget, watch, watched
 from refine.sparsity.zeros import say_written, zero_in_
+from refine.subclassing import Overridable, placed
 from refine.undo import undone_if_it_fails
 
 
-class RuntimeRefinement(Counts, Saved):
+class RuntimeRefinement(Counts, Overridable, Saved):
     """Refines a network while somebody trains it.
 
     >>> refinement = RuntimeRefinement(model)
     >>> report = refinement.refinement_cycle(loader, prune_ratio=0.15)   # now and then
 
-    From the first cycle on, every step of any torch optimizer leaves cut weights at exactly 0.0.
-    The optimizer need not be passed, and this object need not be kept: the masks live as long as
-    the model, and a second RuntimeRefinement of it continues with them. After other changes of the
-    weights, such as ``load_state_dict``, call ``masks.zero_cut_()``. A deep copy has no masks.
+    From the first cycle on, every step of any torch optimizer, and ``load_state_dict``, leave cut
+    weights at exactly 0.0. The optimizer need not be passed, nor this object kept: the masks live
+    as long as the model. Its deep copy has none, unless it has this object in an attribute: then
+    the copy has a refinement of its own.
 
     pruner: ``Masked(importance, allocation, granularity)``, the default, holds single weights at 0;
         ``Structured(criterion)`` takes whole channels out. Parameters then have fewer elements and
@@ -61,10 +62,10 @@ class RuntimeRefinement(Counts, Saved):
     optimizer: takes the replay's steps; by default the optimizers that trained the model so far, at
         their present rates, or Adam at 0.001 if none has stepped yet. Or a function
         ``(batch: Replayed) -> loss`` that is one whole step, in place of loss and distillation.
-    device: where batches are moved; by default where the model is.
+    device: where the model and the batches are moved; by default the model stays where it is.
 
-    steps: what a cycle does, ``refine.cycle.STEPS``; assign other functions to change it. atomic:
-        whether a cycle that fails leaves all as it was; a copy of all is held during it.
+    steps: what a cycle does, ``refine.cycle.STEPS``; assign others to change it. atomic: whether a
+        cycle that fails leaves all as it was; a copy of all is held during it.
 
     Batches are what refine/batches.py reads: pairs, longer tuples, Hugging Face's mappings.
 
@@ -93,7 +94,7 @@ class RuntimeRefinement(Counts, Saved):
         leave_out(self)
         parallel.check_whole(model)
         pruner = Masked() if pruner is None else pruner
-        self.model, self.steps, self._device = model, STEPS, device
+        self.model, self.steps, self._device = placed(model, device), self._steps(), device
         self.atomic, self._rehearsed = True, callable(optimizer)
         self._watch = watch(model, pruner.prunable)
         self.masks: Masks = self._watch.masks
@@ -102,7 +103,8 @@ class RuntimeRefinement(Counts, Saved):
         # Parts that are saved with the refinement and shrink with the network; more may be added.
         self.followers: dict[str, Follower] = {"regrowth": regrowth}
         self.followers |= {name: part for name, part in parts.items() if part is not None}
-        self.importance = as_importance(pruner.importance if isinstance(pruner, Masked) else none)
+        importance = pruner.importance if isinstance(pruner, Masked) else none
+        self.importance = as_importance(self._scores() or importance)
         self.method: CutMethod[Any]
         if isinstance(pruner, Structured):
             if cache is not None or regrowth.active:
@@ -237,13 +239,11 @@ class RuntimeRefinement(Counts, Saved):
         zero_in_(other, self.masks)
 
     def cut_zeros_(self) -> None:
-        """Takes every prunable weight that is exactly 0 as cut, as in a network that was loaded
-        without its masks."""
+        """Takes all prunable weights that are exactly 0 as cut: the masks of a loaded network."""
         self.masks.cut_({name: weight == 0 for name, weight in self.masks.weights().items()})
 
     def detach(self) -> None:
-        """Lets go of the model: cut weights keep their 0, and may change from now on. A new
-        RuntimeRefinement of it begins anew."""
+        """Lets go of the model: cut weights are 0 now, and train again. Another may follow."""
         forget(self.model)
 
     def _begin(self, model: nn.Module, given: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ LEVELS = (
     {"channels", "regrowth", "replay"},
     {"cache", "regularization"},
     {"cycle"},
-    {"counts", "rehearsal", "saving", "undo"},
+    {"counts", "rehearsal", "saving", "subclassing", "undo"},
     {"refinement"},
     {"training"},
     {"builders"},
