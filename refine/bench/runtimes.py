@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from refine.export import onnx_files
+from refine.export import int8, onnx_files
 from refine.export.deployment import Deployment, Written
 
 Predict = Callable[[Tensor], Tensor]  # images (N, C, H, W) to logits (N, classes)
@@ -100,5 +100,5 @@ def openvino(files: Files, threads: int) -> Runtime:
 def _runtime(files: Files, of: Callable[[Path], Predict]) -> Runtime:
     return Runtime(
         lambda deployment: of(files.of(deployment, onnx_files.onnx)),
-        lambda deployment: of(files.of(deployment, onnx_files.int8)),
+        lambda deployment: of(files.of(deployment, int8.int8)),
     )

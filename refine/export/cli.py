@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from refine.errors import NetworkError, SettingError, one_of
-from refine.export.options import DIRECTORY, FACTS_FILE, NAMES, Options
+from refine.export.options import DIRECTORY, FACTS_FILE, NAMES, TOLERANCE, Options
 from refine.process import run_command, working_directory
 
 DESCRIPTION = """\
@@ -23,7 +23,8 @@ formats:
   sparse        model.safetensors.z: the same without the zeros, compressed
   torch         model.pt2: a program of torch.export, batches of any size
   onnx          model.onnx: for ONNX Runtime and others, batches of any size
-  int8          model.int8.onnx: 8-bit integers, calibrated on training images; with its accuracy
+  int8          model.int8.onnx: 8-bit integers, calibrated on training images; with its accuracy.
+                Layers for which 8 bits cost more than --tolerance keep single precision
   2:4           model.2-4.safetensors: two of every four weights, in half precision; on a CUDA GPU
                 with semi-structured kernels only
 onnx and int8 need: pip install 'runtime-refinement[export]'. Finding channels that do nothing
@@ -100,6 +101,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="where the run's data set is, if it has moved",
     )
+    parser.add_argument(
+        "--tolerance",
+        metavar="SHARE",
+        type=float,
+        default=TOLERANCE,
+        help="how much accuracy int8 may cost, on validation images or, without any, training "
+        f"images (default: {TOLERANCE}); past it, the layers that cost most stay in fp32",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     return parser
 
@@ -114,9 +123,20 @@ def _options(argv: list[str] | None) -> Options:
         for name in formats:
             if name not in NAMES:
                 parser.error(f"--format: there is no {name!r}; {one_of(list(NAMES), name)}")
+    if not 0 <= given.tolerance < 1:
+        parser.error(
+            f"--tolerance: must be from 0 to below 1, not {given.tolerance}; 0.005 is half a point"
+        )
     to = given.to or given.run / DIRECTORY
     return Options(
-        given.run, to, formats, given.fold, given.keep_dead, given.dataset_root, given.force
+        given.run,
+        to,
+        formats,
+        given.fold,
+        given.keep_dead,
+        given.dataset_root,
+        given.force,
+        given.tolerance,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from refine.datasets.prepare import Data
 from refine.evaluation.accuracy import Score, accuracy
 from refine.export.description import Description
+from refine.export.options import TOLERANCE
 
 CHECKED = 256  # real test images on which outputs are compared
 
@@ -18,13 +19,15 @@ CHECKED = 256  # real test images on which outputs are compared
 class Deployment:
     """``network``: what is written; ``before``: the network as the run left it; ``dense``: the
     untrained network. All are on the CPU, in evaluation mode. The tensors of ``network`` are
-    contiguous (NCHW), as other programs expect them."""
+    contiguous (NCHW), as other programs expect them. tolerance: how much accuracy, as a fraction, 8
+    bits may cost."""
 
     network: nn.Module
     before: nn.Module
     dense: nn.Module
     description: Description
     data: Data
+    tolerance: float = TOLERANCE
 
     @cached_property
     def images(self) -> Tensor:

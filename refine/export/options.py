@@ -5,12 +5,14 @@ from pathlib import Path
 
 FACTS_FILE = "export.json"
 DIRECTORY = "export"  # in a run's directory
+TOLERANCE = 0.005  # of accuracy, as a fraction
 NAMES = ("safetensors", "sparse", "torch", "onnx", "int8", "2:4")
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of ``refine-export``. formats: of NAMES, or None for the usual ones."""
+    """The options of ``refine-export``. formats: of NAMES, or None for the usual ones. tolerance:
+    how much accuracy 8 bits may cost."""
 
     run: Path
     to: Path
@@ -19,3 +21,4 @@ class Options:
     keep_dead: bool = False
     dataset_root: str | None = None
     force: bool = False
+    tolerance: float = TOLERANCE

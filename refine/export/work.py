@@ -12,17 +12,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refine.errors import NetworkError, SettingError
 from refine.evaluation.cost import macs, nonzero, parameters
-from refine.export import formats, onnx_files, semi_structured
+from refine.export import formats, int8, onnx_files, semi_structured
 from refine.export.dead_channels import without_dead_channels
 from refine.export.deployment import Deployment, Written
 from refine.export.folding import folded
 from refine.export.network_file import content_of
 from refine.export.options import FACTS_FILE, Options
 from refine.export.trained import Trained
+from refine.records.directory_whole import all_or_none
 from refine.records.files import write_text
 
 EXTRA = "pip install 'runtime-refinement[export]'"
 HALF = 0.5  # share of zeros from which the sparse file is among the default formats
+NOTED = 0.05  # share of zeros from which it is said that a sparse file could be written
 EXAMPLES = 8  # images from which torch-pruning finds the channels that belong together
 
 
@@ -41,7 +43,7 @@ FORMATS = {
     "sparse": Format(formats.sparse, "model.safetensors.z"),
     "torch": Format(formats.torch_export, "model.pt2"),
     "onnx": Format(onnx_files.onnx, "model.onnx", ONNX),
-    "int8": Format(onnx_files.int8, "model.int8.onnx", ONNX),
+    "int8": Format(int8.int8, "model.int8.onnx", ONNX),
     "2:4": Format(semi_structured.two_of_four, "model.2-4.safetensors"),
 }
 
@@ -73,11 +75,12 @@ def export(options: Options) -> dict[str, Any]:
         "notes": notes,
         "files": [],
     }
-    for name in names:
-        written = _write(name, options.to, deployment)
-        share = written.bytes / facts["dense_bytes"]
-        facts["files"].append({"format": name, **asdict(written), "share": share})
-    write_text(options.to / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
+    with all_or_none(options.to) as part:
+        for name in names:
+            written = _write(name, part, deployment)
+            share = written.bytes / facts["dense_bytes"]
+            facts["files"].append({"format": name, **asdict(written), "share": share})
+        write_text(part / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
     return facts
 
 
@@ -98,9 +101,11 @@ def _default_formats(deployment: Deployment) -> tuple[tuple[str, ...], list[str]
     zeros = 1 - nonzero(deployment.network) / parameters(deployment.network)
     if zeros >= HALF:
         return ("safetensors", "sparse"), []
+    if zeros < NOTED:
+        return ("safetensors",), []
     return ("safetensors",), [
-        f"{zeros:.1%} of the parameters are 0, and a sparse file is by default written from "
-        f"{HALF:.0%} on; --format sparse writes it"
+        f"{zeros:.0%} of the parameters are 0; --format sparse writes a file without them, as is "
+        f"done by default from {HALF:.0%} on"
     ]
 
 
@@ -118,7 +123,7 @@ def _check_formats(names: tuple[str, ...]) -> None:
 
 
 def _check_directory(options: Options, files: list[str]) -> None:
-    """Makes the directory for ``files``; SettingError if it must not be used."""
+    """SettingError if the directory for ``files`` must not be used."""
     to = options.to
     if to.exists() and not to.is_dir():
         raise SettingError("--to", f"{to} is not a directory")
@@ -130,7 +135,6 @@ def _check_directory(options: Options, files: list[str]) -> None:
             "--to",
             f"{to / there[0]} exists; choose another directory, or overwrite it with --force",
         )
-    to.mkdir(parents=True, exist_ok=True)
 
 
 @dataclass
@@ -156,7 +160,7 @@ def _deployment(trained: Trained, options: Options) -> tuple[Deployment, Changes
             raise SettingError(error.setting, problem) from error
         raise
     before = before.to(memory_format=torch.contiguous_format)
-    whole = Deployment(before, before, trained.untrained(), description, data)
+    whole = Deployment(before, before, trained.untrained(), description, data, options.tolerance)
     network, example = before, whole.images[:EXAMPLES]
     changes = Changes()
     if not options.keep_dead:

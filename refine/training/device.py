@@ -1,6 +1,7 @@
 """Where does a run compute, and in which precision?"""
 
 import ctypes
+import functools
 import os
 import platform
 import sys
@@ -145,6 +146,14 @@ def _auto(device: torch.device) -> str:
     if device.type == "cpu" and _cpu_has_bf16():
         return "bf16"
     return "fp32"
+
+
+@functools.cache
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 products are faster than those in single precision there."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere and later
+    return device.type == "cpu" and _cpu_has_bf16()
 
 
 def _cpu_has_bf16() -> bool:
