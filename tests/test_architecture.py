@@ -10,7 +10,7 @@ import refine
 HOME = Path(refine.__file__).parent
 # From the ground up. A part imports itself and what stands on lower levels, nothing beside it.
 LEVELS = (
-    {"cycle_report", "errors", "parallel", "renamed", "rng", "models"},
+    {"cycle_report", "errors", "parallel", "plain", "renamed", "rng", "models"},
     {"batches", "setting"},
     {"objective", "schedule", "sparsity"},
     {"config", "evaluation", "process", "records", "recovery"},

@@ -147,7 +147,7 @@ def _sweep(asked: Namespace) -> int:
     check_launcher(asked.overrides)
     names, shared = swept(asked.overrides)
     place = _sweep_directory(asked, names, shared)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     todo: list[Job] = []
     with console.status("checking the settings of every run"):
         runs, notes = jobs(asked.overrides, asked.config_path)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from refine.cli.job import Job
 from refine.errors import ReportError, SettingError
+from refine.plain import plain
 from refine.records.files import write_text
 from refine.records.rows import CONFIG_FILE
 from refine.report import groups, runs, tables
@@ -43,7 +44,7 @@ def show_plan(jobs: list[Job], console: Console) -> None:
     """Prints the jobs, and what would be done with each."""
     table = Table("job", "what", title=f"{len(jobs)} jobs in {jobs[0].place}", title_justify="left")
     for job in jobs:
-        table.add_row(job.name, job.plan())
+        table.add_row(plain(job.name), plain(job.plan()))
     console.print(table)
 
 
@@ -104,7 +105,7 @@ class Watch:
             )
         else:
             what = f"{summary['status'].upper()}: {summary.get('reason')}"
-        self.console.print(f"{count}  {job.name}: {what}", markup=False, highlight=False)
+        self.console.print(plain(f"{count}  {job.name}: {what}"), markup=False, highlight=False)
 
     def _epochs(self) -> int:
         return sum(job.config.trainer.epochs if job.reported else job.epochs() for job in self.jobs)
@@ -148,7 +149,8 @@ def _list_rest(rest: list[Job], broken: dict[Path, str], console: Console) -> No
         summary = job.outcome() or {}
         running = "running in another process" if job.running() else "unfinished"
         damage = broken.get(job.directory) if job.directory else None
-        table.add_row(job.name, str(damage or summary.get("reason") or running))
+        what = damage or summary.get("reason") or running
+        table.add_row(plain(job.name), plain(what))
     console.print(table)
     console.print("The same command resumes these; each run.log says in full what happened.")
 

@@ -1,12 +1,13 @@
 """The command ``refine-report``: tables and pictures of the runs in given directories."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from refine.errors import ReportError
+from refine.plain import plain
+from refine.process import run_command
 from refine.records.files import write_text
 from refine.report import groups, runs, tables
 
@@ -36,15 +37,12 @@ out. Exit code: 0 done, 1 error, 2 options that do not fit together.
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     arguments = _arguments(argv)
-    try:
-        _report(arguments)
-        sys.stdout.flush()
-    except ReportError as error:
-        print(f"refine-report: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return run_command(
+        "refine-report",
+        lambda: _report(arguments),
+        (ReportError,),
+        lambda error: plain(f"{error.filename}: {error.strerror}"),
+    )
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -154,10 +152,11 @@ def _draw_panels(directories: list[Path]) -> None:
     for directory in directories:
         try:
             runs.read_epochs(directory / runs.EPOCHS_FILE)  # unfinished runs may be drawn too
-            print(f"wrote {draw_run(directory)}")
+            print(f"wrote {plain(draw_run(directory))}")
             drawn += 1
-        except (runs.Unusable, ValueError, KeyError, OSError) as error:
-            _name_left_out({directory: str(error)})
+        except Exception as error:  # whatever the columns of a foreign table do to a drawing
+            reason = " ".join(str(error).split()) or type(error).__name__
+            _name_left_out({directory: reason[: runs.REASON]})
     if not drawn:
         raise ReportError("there is no run to draw in what was given")
 
@@ -168,12 +167,12 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
         write(path)
     except OSError as error:
         raise ReportError(f"--output: {path} cannot be written ({error.strerror})") from None
-    print(f"wrote {path}")
+    print(f"wrote {plain(path)}")
 
 
 def _name_left_out(reasons: dict[Path, str]) -> None:
     for directory, reason in reasons.items():
-        _note(f"left out: {directory}: {reason}")
+        _note(f"left out: {plain(directory)}: {plain(reason)}")
 
 
 def _note(text: str) -> None:

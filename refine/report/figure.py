@@ -116,10 +116,18 @@ def _accuracy_at_sparsity(axes: Axes, epochs: pd.DataFrame, corner: Corner) -> N
     _label(axes, title, "sparsity (% of all parameters)", "accuracy (%)")
 
 
+def _of_tasks(cell: str) -> list[float]:
+    """The accuracies in a cell of ``task_accuracies``; ValueError if it holds none."""
+    found = json.loads(cell)
+    if not isinstance(found, list) or not found or not all(isinstance(a, float) for a in found):
+        raise ValueError(f"task_accuracies holds {cell!r:.40}, no list of accuracies")
+    return found
+
+
 def _by_task(axes: Axes, epochs: pd.DataFrame) -> None:
     """Accuracy over epochs, a line for each task from the first epoch that tested it."""
     _mark_tasks(axes, epochs, LOW, HIGH)
-    tested = [json.loads(accuracies) for accuracies in epochs["task_accuracies"]]
+    tested = [_of_tasks(accuracies) for accuracies in epochs["task_accuracies"]]
     count = max(map(len, tested))
     colours: Sequence[str | tuple[float, ...]] = COLOURS[:count]
     if count > TASKS_IN_LEGEND:  # without the end of the colour map that is too light for paper

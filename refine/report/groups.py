@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refine.errors import ReportError
+from refine.plain import plain
 from refine.report.runs import Measurement, Run
 from refine.setting import APART, within
 
@@ -123,10 +124,10 @@ def _shown(columns: dict[str, list[str]], names: Iterable[str]) -> dict[str, lis
 def text(value: Any) -> str:
     """A setting's value as it is written on the command line."""
     if isinstance(value, str):
-        return value
+        return plain(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)  # 1.0 and 1 are one setting
-    return json.dumps(value, default=str)
+    return plain(json.dumps(value, default=str, ensure_ascii=False))
 
 
 def _shortened(column: list[str]) -> list[str]:

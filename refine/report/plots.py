@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from refine.errors import ReportError
+from refine.plain import of_picture
 from refine.records.files import written_whole
 from refine.report.groups import Group, Grouping, order, spread
 
@@ -130,16 +131,18 @@ def grid(grouping: Grouping, across: str, up: str) -> Figure:
         label = f"{means[y][x]:.2f}\nn={len(values)}"
         colour = "white" if dark else "black"
         axes.text(x, y, label, ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(columns)), columns, fontsize=7)
-    axes.set_yticks(range(len(rows)), rows, fontsize=7)
-    axes.set_xlabel(across, fontsize=8)
-    axes.set_ylabel(up, fontsize=8)
+    axes.set_xticks(range(len(columns)), map(of_picture, columns), fontsize=7)
+    axes.set_yticks(range(len(rows)), map(of_picture, rows), fontsize=7)
+    axes.set_xlabel(of_picture(across), fontsize=8)
+    axes.set_ylabel(of_picture(up), fontsize=8)
     bar = figure.colorbar(image, ax=axes)
     bar.set_label("final test accuracy (%)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     pooled = [name for name in grouping.shown if name not in (across, up)]
     if pooled:
-        axes.set_title(textwrap.fill(f"pooled over {', '.join(pooled)}", 50), fontsize=7)
+        axes.set_title(
+            textwrap.fill(of_picture(f"pooled over {', '.join(pooled)}"), 50), fontsize=7
+        )
     return figure
 
 
@@ -180,7 +183,7 @@ def _legend(figure: Figure, grouping: Grouping, note: str) -> None:
 
 def _label(group: Group) -> str:
     return textwrap.fill(
-        f"{group.name} (n={len(group.runs)})",
+        of_picture(f"{group.name} (n={len(group.runs)})"),
         width=52,
         break_long_words=False,
         break_on_hyphens=False,

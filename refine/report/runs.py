@@ -5,22 +5,22 @@ so that nothing is used or dropped in silence.
 """
 
 import csv
-import json
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from refine import schedule
 from refine.errors import ReportError
+from refine.plain import plain
 from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
+from refine.report.texts import Unusable, json_of, text_of, yaml_of
 from refine.setting import flat
 
 # Keys of config.yaml that are for refine-run and no settings of the run.
 HEADER = ("defaults", "hydra")
 FOREIGN = "holds no run"
+REASON = 300  # characters of a reason that are shown
 
 
 class Measurement(NamedTuple):
@@ -54,10 +54,6 @@ class Run:
     def levels(self) -> dict[int, Measurement]:
         """By the number of cycles so far: the last epoch before the next cycle."""
         return {row.cycles: row for row in self.epochs}
-
-
-class Unusable(Exception):
-    """Why a run cannot be used."""
 
 
 def find(directories: list[Path]) -> tuple[list[Path], dict[Path, str]]:
@@ -108,7 +104,7 @@ def read(directories: list[Path]) -> tuple[list[Run], dict[Path, str]]:
         try:
             runs.append(read_run(directory))
         except Unusable as reason:
-            left_out[directory] = str(reason)
+            left_out[directory] = plain(reason)[:REASON]
     return runs, left_out
 
 
@@ -116,10 +112,7 @@ def read_run(directory: Path) -> Run:
     """The run in ``directory``; Unusable if it has not finished or a file of it is broken."""
     if not (directory / SUMMARY_FILE).exists():
         raise Unusable(f"unfinished: there is no {SUMMARY_FILE}")
-    try:
-        summary = json.loads(_text(directory / SUMMARY_FILE))
-    except ValueError:
-        raise Unusable(f"{SUMMARY_FILE} is not valid JSON") from None
+    summary = json_of(directory / SUMMARY_FILE)
     if not isinstance(summary, dict) or "status" not in summary:
         raise Unusable(f"{SUMMARY_FILE} is not a run's: it has no status")
     if summary["status"] != "finished":
@@ -127,14 +120,15 @@ def read_run(directory: Path) -> Run:
     end = _measurement(summary, SUMMARY_FILE, epoch="epochs")
     settings = _settings(directory / CONFIG_FILE)
     epochs = read_epochs(directory / EPOCHS_FILE)
-    if [row.epoch for row in epochs] != list(range(1, end.epoch + 1)):
+    numbers = (row.epoch for row in epochs)
+    if len(epochs) != end.epoch or any(map(int.__ne__, numbers, range(1, len(epochs) + 1))):
         raise Unusable(f"{EPOCHS_FILE} does not hold the epochs 1 to {end.epoch} of the run")
     return Run(directory, settings, epochs, end)
 
 
 def read_epochs(path: Path) -> list[Measurement]:
     """The rows of a ``metrics.csv``; Unusable if it is broken or has none."""
-    text = _text(path)
+    text = text_of(path)
     if text and not text.endswith("\n"):
         raise Unusable(f"{path.name} is truncated: its last line has no end")
     rows: list[Measurement] = []
@@ -158,38 +152,26 @@ def _measurement(row: dict[str, Any], where: str, epoch: str) -> Measurement:
             value = float(row[name])
         except KeyError:
             raise Unusable(f"{where} has no {name}") from None
-        except (TypeError, ValueError):
-            raise Unusable(f"{where}: {name} is {row[name]!r}, not a number") from None
-        if not math.isfinite(value):
+        except (TypeError, ValueError, OverflowError):
+            raise Unusable(f"{where}: {name} is {row[name]!r:.40}, not a number") from None
+        counts = name in (epoch, "cycles")
+        if not math.isfinite(value) or (counts and not (value.is_integer() and 0 <= value < 1e9)):
             raise Unusable(f"{where}: {name} is {value}")
         values.append(value)
     return Measurement(int(values[0]), int(values[1]), values[2], values[3])
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(_text(path))
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
-        raise Unusable(f"{path.name} is not valid YAML{where}") from None
+    config = yaml_of(path)
     if not isinstance(config, dict) or not isinstance(config.get("seed"), int):
         raise Unusable(f"{path.name} is not a run's: it names no seed")
-    found = dict(flat({key: value for key, value in config.items() if key not in HEADER}))
+    try:
+        found = dict(flat({key: value for key, value in config.items() if key not in HEADER}))
+    except (TypeError, RecursionError):
+        raise Unusable(f"{path.name} is not a run's: it has names that are no text") from None
     # Version 0.1.0 saved every schedule's settings with each; ours have what they name.
     module, _, name = str(found.get("schedule")).rpartition(".")
     if module == "refine.schedule" and hasattr(schedule, name):
         own = {f"schedule.{entry.name}" for entry in fields(getattr(schedule, name))}
         found = {n: v for n, v in found.items() if not n.startswith("schedule.") or n in own}
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise Unusable(f"there is no {path.name}") from None
-    except OSError as error:
-        raise Unusable(f"{path.name} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise Unusable(f"{path.name} is not text") from None

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from refine.plain import of_markdown, of_spreadsheet
 from refine.report.groups import Group, Grouping, Spread, paired, spread
 
 FORMATS = ("table", "csv", "markdown", "latex", "json")
@@ -155,14 +156,15 @@ def _csv(table: Table) -> str:
     with io.StringIO() as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(table.records)
+        for record in table.records:
+            writer.writerow({name: of_spreadsheet(value) for name, value in record.items()})
         return file.getvalue()
 
 
 def _markdown(table: Table) -> str:
     rules = ["---", *["---:"] * (len(table.header) - 1)]
     rows = [table.header, rules, *table.cells]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(of_markdown, row)) + " |" for row in rows]
     return "\n".join([table.caption, "", *lines]) + "\n"
 
 
