@@ -25,7 +25,7 @@ _HOMES = {
     "SimpleCNN": "refine.models.simple_cnn",
     "save": "refine.saving",
     "load": "refine.saving",
-    "load_model": "refine.export.network_file",
+    "load_model": "refine.stored.network_file",
 }
 __all__ = sorted(_HOMES)
 

@@ -9,17 +9,18 @@ from typing import Any, Protocol
 from omegaconf import DictConfig
 
 from refine.builders import build_course, build_data, build_model, build_trainer
+from refine.builders.described import as_trained, described
 from refine.channels.cut import ChannelCut
 from refine.config import RunConfig, typed, validate
-from refine.datasets.course import Course
 from refine.errors import SettingError, Stop, TrainingError
 from refine.process import Signals
 from refine.records.directory import RunDirectory
-from refine.records.files import uninterrupted
+from refine.records.files import uninterrupted, write_text
 from refine.records.rows import (
     CACHE_DIRECTORY,
     FIGURE_FILE,
     MODEL_FILE,
+    NETWORK_FILE,
     CycleRow,
     EpisodeRow,
     EpochRow,
@@ -28,10 +29,12 @@ from refine.records.summary import ending, summary_of
 from refine.report.figure import draw_run
 from refine.report.stages import stages
 from refine.rng import seed_all
+from refine.stored.description import as_text
 from refine.tracking.safe import SafeTracker
 from refine.training import resume
 from refine.training.checkpoint import Checkpoints, Recorded, restore_, save_model, state_of
 from refine.training.device import Machine, keep_freed_memory
+from refine.training.headline import headline
 from refine.training.trainer import Trainer
 
 log = logging.getLogger("refine")
@@ -96,8 +99,10 @@ class Session:
         if again:
             self.files.begin_again([*self.recorded.rows, *self.recorded.episodes])
         self.files.describe(self.config, self.machine.described())
-        headline = _headline(self.settings, self.trainer.course, self.machine)
-        self.display.begin(headline, self.settings.trainer.epochs)
+        text = as_text(described(self.settings.model, self.trainer.course.tasks[0]))
+        write_text(self.files.path / NETWORK_FILE, text + "\n")
+        begun = headline(self.settings, self.trainer.course, self.machine)
+        self.display.begin(begun, self.settings.trainer.epochs)
         if self._saves and state is None:
             self._save()
 
@@ -144,6 +149,7 @@ class Session:
     def _build(self, fresh: bool) -> Trainer:
         settings, device = self.settings, self.machine.device
         course = build_course(settings, build_data(settings.dataset, settings.seed, device))
+        course = as_trained(settings, course, None if fresh else self.files.path)
         model = build_model(settings.model, course.tasks[0], device)
         return build_trainer(
             settings,
@@ -231,20 +237,3 @@ class Session:
             node = self.settings.regularizer
             summary["stages"] = stages(rows, node.start, node.stop)
         return summary
-
-
-def _headline(settings: RunConfig, course: Course, machine: Machine) -> str:
-    parts = {"training": "train", "validation": "validation", "test": "test"}
-    counts = {
-        name: sum(len(getattr(task, part)) for task in course.tasks)
-        for name, part in parts.items()
-        if getattr(course.tasks[0], part)
-    }
-    images = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    stream = f" in {len(course.tasks)} tasks" if len(course.tasks) > 1 else ""
-    model = settings.model["_target_"].rpartition(".")[2]
-    dataset = settings.dataset._target_.rpartition(".")[2]
-    return (
-        f"{model} on {dataset} ({images} images{stream}), {machine.name}, "
-        f"{machine.precision.name}, seed {settings.seed}"
-    )

@@ -11,9 +11,10 @@ from types import ModuleType
 # saved can name.
 RENAMED = {
     "refine.datasets.tasks": "refine.datasets.course",
+    "refine.export.network_file": "refine.stored.network_file",
     "refine.masks": "refine.sparsity.masks",
     "refine.muon": "refine.training.optim",
-    "refine.network_file": "refine.export.network_file",
+    "refine.network_file": "refine.stored.network_file",
     "refine.pruning.bounds": "refine.pruning.allocation",
     "refine.pruning.criteria": "refine.channels.criteria",
     "refine.pruning.initial_value": "refine.regrowth.initial",

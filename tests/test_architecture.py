@@ -18,7 +18,7 @@ LEVELS = (
     {"channels", "regrowth", "replay"},
     {"cache", "regularization"},
     {"cycle"},
-    {"counts", "rehearsal", "saving", "subclassing", "undo"},
+    {"counts", "rehearsal", "saving", "stored", "subclassing", "undo"},
     {"refinement"},
     {"training"},
     {"builders"},

@@ -19,10 +19,10 @@ from refine.datasets.prepare import Data, balanced
 from refine.errors import NetworkError
 from refine.evaluation import cost
 from refine.export.deployment import Deployment
-from refine.export.description import Description
-from refine.export.network_file import SPARSE_ENDING, load_model, read
 from refine.export.trained import Trained
 from refine.records.rows import MODEL_FILE
+from refine.stored.description import Description
+from refine.stored.network_file import SPARSE_ENDING, load_model, read
 
 # INT8 is calibrated on some of these; its calibration method is chosen on the others.
 TRAINING_IMAGES = 700

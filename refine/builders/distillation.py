@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from refine.builders.model import load_into_
+from refine.builders.saved import saved
+from refine.builders.start import load_into_
 from refine.config.instantiate import function
 from refine.config.schema import DistillationConfig
 from refine.datasets.course import Course
@@ -25,7 +26,7 @@ def build_distillation(node: DistillationConfig, model: nn.Module, course: Cours
             teacher = Ema(node.decay)
         case "dense":
             network = copy_of(model)
-            load_into_("distillation.source", str(node.source), network)
+            load_into_(saved("distillation.source", str(node.source)), network, course)
             teacher = Dense(network)
         case _:
             return Distillation()

@@ -1,10 +1,7 @@
 """Which network does a configuration describe?"""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -12,8 +9,6 @@ from refine.config.instantiate import build, imported, parameters_of
 from refine.datasets.prepare import Data
 from refine.errors import SettingError
 from refine.evaluation.traceless import in_mode, without_trace
-from refine.setting import path_of
-from refine.sparsity.shrink import reshape_
 
 
 def build_model(node: dict[str, Any], data: Data, device: torch.device) -> nn.Module:
@@ -68,40 +63,3 @@ def arguments_of(node: dict[str, Any], data: Data) -> dict[str, Any]:
 
 def _offered(data: Data) -> dict[str, Any]:
     return {"num_classes": len(data.classes), "image_shape": data.image_shape}
-
-
-def load_into_(
-    setting: str,
-    path: str,
-    model: nn.Module,
-    reshape: Callable[[Mapping[str, Sequence[int]]], object] | None = None,
-) -> None:
-    """Loads the parameters and buffers of a run's directory or .safetensors file into ``model``. It
-    first gets the file's widths, by ``reshape``, as channels may have been taken out."""
-    file = _file(setting, path)
-    try:
-        sizes = {name: tensor.shape for name, tensor in tensors_of(setting, path).items()}
-        if reshape is None:
-            reshape_(model, sizes)
-        else:
-            reshape(sizes)
-        safetensors.torch.load_model(model, file)
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingError(setting, f"is of another network: {reason:.200}") from error
-    except (OSError, safetensors.SafetensorError) as error:
-        raise SettingError(setting, f"cannot read {file}: {error}") from error
-
-
-def tensors_of(setting: str, path: str) -> dict[str, Tensor]:
-    """The tensors in a run's directory or .safetensors file, by name."""
-    file = _file(setting, path)
-    try:
-        return safetensors.torch.load_file(file)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise SettingError(setting, f"cannot read {file}: {error}") from error
-
-
-def _file(setting: str, path: str) -> Path:
-    found = path_of(setting, path)
-    return found / "model.safetensors" if found.is_dir() else found

@@ -1,11 +1,10 @@
-"""How does a cycle cut, as ``pruner`` says, and what does the network start from?"""
+"""How does a cycle cut, as ``pruner`` says?"""
 
 from fnmatch import fnmatchcase
 from functools import partial
 
 from torch import Tensor, nn
 
-from refine.builders.model import load_into_
 from refine.builders.schedule import unit_of
 from refine.channels.groups import torch_pruning
 from refine.channels.plan import Structured
@@ -13,8 +12,7 @@ from refine.config.instantiate import function
 from refine.config.schema import PrunerConfig, RunConfig
 from refine.errors import SettingError
 from refine.pruning.allocation import BoundedAllocation
-from refine.pruning.cut import Masked, sparsify_
-from refine.refinement import RuntimeRefinement
+from refine.pruning.cut import Masked
 
 ALLOCATIONS = "refine.pruning.allocation"
 
@@ -70,22 +68,3 @@ def kept_layers(node: PrunerConfig, model: nn.Module) -> list[str]:
     globs = [glob for glob, share in layers_of(node).items() if not share]
     names = [name for name, _ in model.named_modules() if name]
     return [name for name in names if any(fnmatchcase(name, glob) for glob in globs)]
-
-
-def begin_(config: RunConfig, refinement: RuntimeRefinement) -> None:
-    """Loads ``start_from`` into the network and cuts it to ``pruner.initial_sparsity``."""
-    node, masks = config.pruner, refinement.masks
-    if config.start_from is not None:
-        load_into_("start_from", config.start_from, refinement.model, refinement.reshape_)
-        masks.cut_({name: weight.detach() == 0 for name, weight in masks.weights().items()})
-    if not node.initial_sparsity:
-        return
-    share = masks.prunable / refinement.total_parameters
-    if node.initial_sparsity >= share:
-        problem = f"must be below {share:.4f}, the share that can be cut"
-        raise SettingError("pruner.initial_sparsity", problem)
-    rule = function("pruner.initial_allocation", node.initial_allocation, ALLOCATIONS)
-    # Shares other than 0 apply to cycles, and this is not one.
-    stay = {glob: 0.0 for glob, share in layers_of(node).items() if not share}
-    bounded = BoundedAllocation(rule, stay, node.min_layer_density)
-    sparsify_(refinement.model, masks, node.initial_sparsity / share, bounded)

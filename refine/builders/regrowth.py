@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import nn
 
-from refine.builders.model import tensors_of
+from refine.builders.saved import check_shape, saved
 from refine.cache import Cache
 from refine.config.instantiate import function
 from refine.config.schema import RegrowthConfig
@@ -60,8 +60,7 @@ def _prunable_share(model: nn.Module) -> float:
 def _reference(path: str | None, model: nn.Module) -> Denser | None:
     if path is None:
         return None
-    tensors, weights = tensors_of("regrowth.source", path), dict(model.named_parameters())
+    stored, weights = saved("regrowth.source", path), dict(model.named_parameters())
     for name in prunable_names(model):
-        if name not in tensors or tensors[name].shape != weights[name].shape:
-            raise SettingError("regrowth.source", f"is of another network: {name} does not fit")
-    return Reference.from_tensors(tensors, prunable_names(model))
+        check_shape(stored, name, weights[name].shape)
+    return Reference.from_tensors(stored.tensors, prunable_names(model))

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from refine.builders.distillation import build_distillation
-from refine.builders.pruner import begin_, kept_layers
+from refine.builders.pruner import kept_layers
 from refine.builders.recovery import build_learning_rate, build_rewind
 from refine.builders.refinement import build_refinement
 from refine.builders.regularizer import build_regularizer
 from refine.builders.schedule import build_schedule, check_schedule
+from refine.builders.start import begin_
 from refine.builders.step import build_stepper
 from refine.config.schema import RunConfig
 from refine.datasets.course import Course
@@ -58,7 +59,7 @@ def build_trainer(
     prunable = refinement.method.prunable
     learning_rate = build_learning_rate(config, stepper.optimizer, schedule, course, prunable)
     if fresh:
-        begin_(config, refinement)
+        begin_(config, refinement, course)
         check_schedule(config, schedule, refinement, course)
 
     def scoring(task: Data, cycle: int) -> Loader:

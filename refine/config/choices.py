@@ -84,6 +84,10 @@ TEACHERS = {
     "ema": "a running average of the network's weights (Tarvainen & Valpola 2017)",
     "dense": "a trained network, which distillation.source names",
 }
+HEADS = {
+    "keep": "as it was trained; its classes must be those of the data",
+    "new": "with initial values, for other classes than it was trained on",
+}
 MATCHED = {
     "logits": "class probabilities, softened by the temperature (Hinton et al. 2015)",
     "features": "inputs of the last linear layer (FitNets, Romero et al. 2015)",

@@ -204,6 +204,11 @@ OTHERS = (
         "has no effect with resume={c.resume}, where the run goes on; leave it out",
     ),
     Effect(
+        ("start_from_head",),
+        lambda c: c.start_from is None,
+        "has no effect without start_from; name a network, or leave it out",
+    ),
+    Effect(
         ("sweep.dry_run",),
         lambda c: True,  # a sweep leaves these names out when it asks
         "has no effect on a single run; refine-run -m makes a sweep",

@@ -380,9 +380,13 @@ class RunConfig:
         "directory of a run to resume, also with a larger trainer.epochs", text=True, default=None
     )
     start_from: str | None = setting(
-        "network to start with: a run's directory or a .safetensors file; its weights of 0 are cut",
+        "network to start with: a run's directory or a .safetensors file; its weights of 0 are cut "
+        "and images are normalised as in its training",
         text=True,
         default=None,
+    )
+    start_from_head: str = setting(
+        "the last layer of that network", choices=choices.HEADS, default="keep"
     )
     model: dict[str, Any] = node("any callable that makes a network: _target_ and its arguments")
     dataset: DatasetConfig = field(default_factory=DatasetConfig)

@@ -41,7 +41,7 @@ loading, in Python; nothing in the file is executed:
   logits = model(images)
 
 The images are floats (N, channels, height, width), from 0 to 1, normalised by the file's numbers:
-  from refine.export.network_file import read
+  from refine.stored.network_file import read
   _, about = read("RUN_DIR/export/model.safetensors.z")
   mean, deviation = (torch.tensor(n).view(-1, 1, 1) for n in (about.mean, about.deviation))
   images = (pictures / 255 - mean) / deviation          # about.classes names the logits

@@ -13,9 +13,9 @@ from torch import Tensor, fx, nn
 
 from refine.channels.groups import ChannelGroup, Graph, torch_pruning, without
 from refine.export.equality import ReferenceOutputs
-from refine.export.modules import BatchNorm, Convolution, batch_norm, values_of, weighted_layer
 from refine.sparsity.shrink import depthwise, smaller_
 from refine.sparsity.topology import attached, traced
+from refine.stored.modules import BatchNorm, Convolution, batch_norm, values_of, weighted_layer
 
 Trace = fx.Graph | None
 

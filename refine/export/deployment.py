@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from refine.datasets.prepare import Data
 from refine.evaluation.accuracy import Score, accuracy
-from refine.export.description import Description
 from refine.export.options import TOLERANCE
+from refine.stored.description import Description
 
 CHECKED = 256  # real test images on which outputs are compared
 

@@ -15,7 +15,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from refine.export.equality import ReferenceOutputs
-from refine.export.modules import (
+from refine.sparsity.topology import traced
+from refine.stored.modules import (
     BatchNorm,
     Convolution,
     NormValues,
@@ -23,8 +24,7 @@ from refine.export.modules import (
     values_of,
     weighted_layer,
 )
-from refine.export.rebuild import remove_norms_
-from refine.sparsity.topology import traced
+from refine.stored.rebuild import remove_norms_
 
 TOLERANCE = 1e-4  # of the outputs' scale; the folded weights are rounded once more
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from refine.export.deployment import Deployment, Written
-from refine.export.description import KEY, as_text
-from refine.export.network_file import SPARSE_ENDING, load_model, write
 from refine.records.files import written_whole
+from refine.stored.description import KEY, as_text
+from refine.stored.network_file import SPARSE_ENDING, load_model, write
 
 BATCH = torch.export.Dim("batch")
 

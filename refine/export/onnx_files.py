@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from refine.export.deployment import Deployment, Written
-from refine.export.description import KEY, as_text
 from refine.export.formats import BATCH, quiet
 from refine.records.files import written_whole
+from refine.stored.description import KEY, as_text
 
 INPUT, OUTPUT = "images", "logits"
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from refine.errors import NetworkError, SettingError
 from refine.export.deployment import Deployment, Written
-from refine.export.description import KEY, as_text
-from refine.export.network_file import read
-from refine.export.rebuild import rebuild
 from refine.records.files import written_whole
+from refine.stored.description import KEY, as_text
+from refine.stored.network_file import read
+from refine.stored.rebuild import rebuild
 
 KEPT, PLACES = "two_of_four/", "places/"
 ROWS, COLUMNS = 32, 64  # torch's kernels in half precision take multiples of these

@@ -1,24 +1,22 @@
 """Which network did a run leave, and what was it trained on?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-import refine.models as models
-from refine.builders import build_data, build_model
-from refine.builders.model import arguments_of
+from refine.builders import build_course, build_data, build_model
+from refine.builders.described import class_difference, described, normalized_as
 from refine.config import RunConfig, typed
 from refine.datasets.prepare import Data
 from refine.errors import NetworkError
-from refine.export.description import Description
-from refine.export.network_file import read
-from refine.export.rebuild import load_tensors_
 from refine.records.rows import CONFIG_FILE, MODEL_FILE
+from refine.stored.description import Description, beside
+from refine.stored.network_file import read
+from refine.stored.rebuild import load_tensors_
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,25 @@ class Trained:
 
     @cached_property
     def data(self) -> Data:
-        """The run's own training, validation and test images, on the CPU."""
-        return build_data(self.config.dataset, self.config.seed, torch.device("cpu"))
+        """The run's own training, validation and test images, on the CPU, normalised as in its
+        training. NetworkError if they have other classes or another shape than then."""
+        data = build_data(self.config.dataset, self.config.seed, torch.device("cpu"))
+        stored = beside(self.directory / MODEL_FILE)
+        if stored is None or not stored.mean:
+            first = build_course(self.config, data).tasks[0]
+            return normalized_as(
+                replace(data, normalization=first.normalization), None, self.directory
+            )
+        where = f"{self.directory} was trained on other"
+        remedy = "bring back the data set that it was trained on, or name it with --dataset-root"
+        if differing := class_difference(stored.classes, data.classes):
+            raise NetworkError(f"{where} classes than the data has now: {differing}; {remedy}")
+        if tuple(data.image_shape) != tuple(stored.input_shape):
+            raise NetworkError(
+                f"{where} images, of {stored.input_shape}, and the data has {data.image_shape}; "
+                f"{remedy}"
+            )
+        return normalized_as(data, stored, self.directory)
 
     def untrained(self) -> nn.Module:
         """The dense network before training, on the CPU, in evaluation mode."""
@@ -81,15 +96,4 @@ class Trained:
 
     def description(self) -> Description:
         """What a file of the network says about it."""
-        target, data = self.config.model["_target_"], self.data
-        name = target.rpartition(".")[2]
-        ours = getattr(models, name, None) is not None and target == f"refine.models.{name}"
-        arguments: dict[str, Any] = arguments_of(self.config.model, data) if ours else {}
-        return Description(
-            function=name if ours else None,
-            arguments=arguments,
-            input_shape=tuple(data.image_shape),
-            mean=tuple((data.normalization.mean.double() / 255).tolist()),
-            deviation=tuple((data.normalization.std.double() / 255).tolist()),
-            classes=tuple(map(str, data.classes)),
-        )
+        return described(self.config.model, self.data)

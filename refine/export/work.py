@@ -16,11 +16,11 @@ from refine.export import formats, int8, onnx_files, semi_structured
 from refine.export.dead_channels import without_dead_channels
 from refine.export.deployment import Deployment, Written
 from refine.export.folding import folded
-from refine.export.network_file import content_of
 from refine.export.options import FACTS_FILE, Options
 from refine.export.trained import Trained
 from refine.records.directory_whole import all_or_none
 from refine.records.files import write_text
+from refine.stored.network_file import content_of
 
 EXTRA = "pip install 'runtime-refinement[export]'"
 HALF = 0.5  # share of zeros from which the sparse file is among the default formats

@@ -34,6 +34,7 @@ from refine.records.rows import (
     FIGURE_FILE,
     LOCK_FILE,
     LOG_FILE,
+    NETWORK_FILE,
     SUMMARY_FILE,
     CycleRow,
     EpisodeRow,
@@ -47,7 +48,7 @@ LOCK_SECONDS = 1.0  # a sweep that checks whether a run is running holds its loc
 ENVIRONMENT_FILE = "environment.json"
 FILES = (
     EPOCHS_FILE, CYCLES_FILE, EPISODES_FILE, SUMMARY_FILE, LOG_FILE, FIGURE_FILE, CONFIG_FILE,
-    ENVIRONMENT_FILE, LOCK_FILE, "model.safetensors", *CHECKPOINT_FILES,
+    ENVIRONMENT_FILE, NETWORK_FILE, LOCK_FILE, "model.safetensors", *CHECKPOINT_FILES,
 )  # fmt: skip
 # With this header, refine-run --config-path RUN_DIRECTORY accepts a resolved configuration.
 RERUN_HEADER = """\

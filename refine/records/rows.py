@@ -10,6 +10,7 @@ EPOCHS_FILE, CYCLES_FILE, EPISODES_FILE = "metrics.csv", "cycles.csv", "controll
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 LOG_FILE, FIGURE_FILE, LOCK_FILE = "run.log", "refinement.png", ".lock"
 CACHE_DIRECTORY, MODEL_FILE = "cache", "model.safetensors"
+NETWORK_FILE = "network.json"  # how the network is built, and which inputs it takes
 CHECKPOINT_FILES = ("checkpoint.pt", "checkpoint.before.pt")  # the latest, the one before it
 
 

@@ -26,10 +26,10 @@ from refine.bench.timing import MeasureOptions, measured, prepare
 from refine.cli import run as runner
 from refine.evaluation.latency import interleaved, median, p95
 from refine.evaluation.peak_memory import peak_bytes
-from refine.export import network_file
 from refine.export.trained import Trained
 from refine.report.terminal import LogOnly
 from refine.sparsity.shrink import Smaller, smaller_
+from refine.stored import network_file
 
 QUICK = ("--repeats", "1", "--batch", "1,3", "--device", "cpu", "--test-images", "40")
 

@@ -18,11 +18,11 @@ from refine.channels.plan import Structured
 from refine.config import choices
 from refine.distillation import Ema
 from refine.evaluation.cost import macs
-from refine.export.network_file import Description, load_model, write
 from refine.models import mobilenet_v2, resnet20, resnet56, simple_cnn, vgg16, vgg19, vit
 from refine.recovery import WeightRewind
 from refine.replay import Replay
 from refine.sparsity.shrink import shapes
+from refine.stored.network_file import Description, load_model, write
 
 pytest.importorskip("torch_pruning")
 SHAPE = (3, 32, 32)

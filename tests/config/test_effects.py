@@ -30,7 +30,7 @@ PLAIN = (
     | below("regularizer") - {"regularizer.kind"}
     | below("recovery") - {"recovery.curve", "recovery.rewind_weights"}
     | {"tracker.project", "tracker.uri", "tracker.mode", "dataset.tasks", "sweep.dry_run"}
-    | {"dataset.root"}
+    | {"dataset.root", "start_from_head"}
 )
 
 

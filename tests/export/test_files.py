@@ -19,12 +19,12 @@ from refine.export import semi_structured, work
 from refine.export.cli import main
 from refine.export.deployment import Deployment
 from refine.export.folding import folded
-from refine.export.network_file import load_model, read, write
 from refine.export.onnx_files import Session
 from refine.export.options import NAMES
 from refine.export.trained import Trained
 from refine.models import simple_cnn
 from refine.report.terminal import LogOnly
+from refine.stored.network_file import load_model, read, write
 
 RUN = (*SMALL, "dataset.subset_size=400", "save_model=true", "dataset.image_size=16")
 

@@ -16,8 +16,8 @@ import refine
 from refine.cache.coding import GAPS, SHAPE, encoded, packed
 from refine.cache.files import VALUES
 from refine.errors import NetworkError
-from refine.export.network_file import KEY, WHOLE, Description, as_text, load_model, read, write
 from refine.models import resnet20, simple_cnn
+from refine.stored.network_file import KEY, WHOLE, Description, as_text, load_model, read, write
 
 DIGITS = Description(
     "simple_cnn",
@@ -270,7 +270,7 @@ def bombs(tmp_path):
 LOAD = """
 import resource, sys
 from refine.errors import NetworkError
-from refine.export.network_file import load_model
+from refine.stored.network_file import load_model
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[1:]:
     try:

@@ -1,7 +1,7 @@
 """How is a network written so that it can be built again, and nothing of the file is executed?
 
 The file is of safetensors: the tensors, whose shapes say how wide every layer is, and in its
-header, as JSON under ``refine``, what builds the network (refine/export/description.py). A sparse
+header, as JSON under ``refine``, what builds the network (refine/stored/description.py). A sparse
 file is the same without the zeros, compressed (refine/cache/coding.py).
 """
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from refine.cache.coding import SHAPE, decoded, dense, encoded, packed, unpacked
 from refine.errors import NetworkError
-from refine.export.description import KEY, Description, as_text, from_text
-from refine.export.rebuild import rebuild
 from refine.records.files import written_whole
+from refine.stored.description import KEY, Description, as_text, from_text
+from refine.stored.rebuild import rebuild
 
 __all__ = ["KEY", "Description", "as_text", "content_of", "load_model", "read", "write"]
 
@@ -28,6 +28,17 @@ LEAST_ZEROS = 0.1  # share of zeros from which a tensor is written without them
 # The tensors of a sparse file may take 1 GiB, or this many times the size of the file: 1,000 times
 # is a sparsity of more than 99.9 %.
 FREE_BYTES, TIMES = 1 << 30, 1000
+# How files begin that are taken for networks, and what is said of them.
+OF_TORCH = (
+    "was written by torch.save or torch.export, which can hold code, and is not read: in a process "
+    "that trusts it, safetensors.torch.save_file(state_dict, 'net.safetensors') writes its tensors"
+)
+FOREIGN = {
+    b"PK": OF_TORCH,
+    b"\x80\x02": OF_TORCH,
+    b"runtime-refinement checkpoint": "is the checkpoint of a run: name the run's directory, "
+    "or its model.safetensors",
+}
 
 
 def write(path: Path, model: nn.Module, description: Description, *, sparse: bool = False) -> None:
@@ -64,6 +75,9 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], Description | None]:
         content = path.read_bytes()
     except OSError as error:
         raise NetworkError(f"{path} cannot be read ({error.strerror})") from None
+    for start, what in FOREIGN.items():
+        if content.startswith(start):
+            raise NetworkError(f"{path} {what}")
     try:
         if path.name.endswith(SPARSE_ENDING):
             tensors, head = decoded(content)

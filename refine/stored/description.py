@@ -4,7 +4,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import isfinite
+from pathlib import Path
 from typing import Any
+
+from refine.errors import NetworkError
+from refine.records.rows import NETWORK_FILE
 
 KEY, VERSION = "refine", 1
 
@@ -51,7 +55,36 @@ def from_text(text: str) -> Description:
         raise ValueError("one of its numbers is not a finite number")
     if not all(isinstance(size, int) and size > 0 for size in description.input_shape):
         raise ValueError("the shape of its images is not made of whole numbers above 0")
+    if (
+        len(description.mean) != len(description.deviation)
+        or min(description.deviation, default=1) <= 0
+    ):
+        raise ValueError("its images cannot be normalised by its mean and deviation")
     for mapping in (description.arguments, description.folded):
         if not isinstance(mapping, dict):
             raise ValueError("its arguments or its folded norms are not a table")
     return description
+
+
+def beside(path: Path) -> Description | None:
+    """The description that the run which left the file ``path`` has stored in the same directory;
+    None if there is none. NetworkError if it is damaged."""
+    file = path.with_name(NETWORK_FILE)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise NetworkError(f"{file} cannot be read ({error})") from None
+    try:
+        return from_text(text)
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise NetworkError(f"{file} is damaged: {reason:.100}") from None

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 import refine.models as models
 from refine.config.instantiate import parameters_of
 from refine.errors import NetworkError
-from refine.export.description import Description
-from refine.export.modules import batch_norm, weighted_layer
 from refine.sparsity.shrink import reshape_
+from refine.stored.description import Description
+from refine.stored.modules import batch_norm, weighted_layer
 
 
 def rebuild(
