@@ -3,8 +3,7 @@
 import torch
 from torch import nn
 
-from refine.builders.saved import saved
-from refine.builders.start import load_into_
+from refine.builders.teacher import check_answers, dense_teacher
 from refine.config.instantiate import function
 from refine.config.schema import DistillationConfig
 from refine.datasets.course import Course
@@ -13,7 +12,6 @@ from refine.distillation.matching import answer
 from refine.distillation.teacher import Teacher
 from refine.errors import SettingError
 from refine.evaluation.traceless import in_mode
-from refine.sparsity.copies import copy_of
 
 
 def build_distillation(node: DistillationConfig, model: nn.Module, course: Course) -> Distillation:
@@ -25,17 +23,17 @@ def build_distillation(node: DistillationConfig, model: nn.Module, course: Cours
         case "ema":
             teacher = Ema(node.decay)
         case "dense":
-            network = copy_of(model)
-            load_into_(saved("distillation.source", str(node.source)), network, course)
-            teacher = Dense(network)
+            teacher = Dense(dense_teacher(str(node.source), model, course))
         case _:
             return Distillation()
     match = function("distillation.match", node.match, "refine.distillation.matching")
     try:  # so that it fails now rather than after the first cut
         with in_mode(model, training=False), torch.no_grad():
-            answer(model, course.example, match)
+            own = answer(model, course.example, match)[1]
     except ValueError as error:
         raise SettingError("distillation.match", str(error)) from None
+    if isinstance(teacher, Dense) and teacher.network is not None:
+        check_answers(teacher.network, own, course.example, match)
     return Distillation(
         teacher,
         match,

@@ -90,8 +90,7 @@ def check_fit(stored: Saved, model: nn.Module, head: str | None, image: Sequence
             raise SettingError(
                 stored.setting,
                 f"{stored.file} is of another network: {name} is {_by(theirs)} in it and "
-                f"{_by(shape)} here{_sizes(stored, image)}; use the model and dataset.image_size "
-                "that it was trained with",
+                f"{_by(shape)} here{_sizes(stored, image)}; {remedy_for_network(stored.setting)}",
             )
 
 
@@ -115,9 +114,16 @@ def check_images(stored: Saved, model: nn.Module, example: Tensor) -> None:
         raise SettingError(
             stored.setting,
             f"{stored.file} does not take images of {_by(example.shape[1:])}"
-            f"{_sizes(stored, example.shape[1:])}; use the model and dataset.image_size that it "
-            f"was trained with ({reason:.120})",
+            f"{_sizes(stored, example.shape[1:])}; {remedy_for_network(stored.setting)} "
+            f"({reason:.120})",
         ) from error
+
+
+def remedy_for_network(setting: str) -> str:
+    """What can be done about another network."""
+    if setting == "distillation.source":
+        return "name its run's directory, which says which network it is"
+    return "use the model and dataset.image_size that it was trained with"
 
 
 def remedy_for_classes(setting: str) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from refine.builders.pruner import ALLOCATIONS, layers_of
-from refine.builders.saved import Saved, check_fit, check_images, head_of, saved
+from refine.builders.saved import Saved, check_fit, check_images, head_of, remedy_for_network, saved
 from refine.config.instantiate import function
 from refine.config.schema import RunConfig
 from refine.datasets.course import Course
@@ -77,7 +77,8 @@ def load_into_(
         load_tensors_(model, tensors)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        problem = f"{stored.file} is of another network: {reason:.200}"
+        problem = f"{stored.file} is of another network: {reason:.200}; "
+        problem += remedy_for_network(stored.setting)
         if stored.description is not None and stored.description.folded:
             problem = f"{stored.file} has no batch norms any more, they were folded; use the run's"
         raise SettingError(stored.setting, problem) from error

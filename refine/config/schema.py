@@ -218,7 +218,10 @@ class DistillationConfig:
         "decay of the running average in each step", at_least=0, below=1, default=0.99
     )
     source: str | None = setting(
-        "for dense: a run's directory or a .safetensors file", text=True, default=None
+        "for dense: a run's directory, whose configuration says which network it is, or a "
+        ".safetensors file",
+        text=True,
+        default=None,
     )
 
 

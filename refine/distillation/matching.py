@@ -31,8 +31,8 @@ def logits(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 def features(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Mean squared distance of the features, in units of the teacher's mean square (after FitNets,
-    Romero et al. 2015, arXiv:1412.6550, but without a mapping, as both networks have the same
-    architecture)."""
+    Romero et al. 2015, arXiv:1412.6550, but without a mapping, so that both networks have as
+    many features)."""
     scale = teacher.float().square().mean().clamp(min=torch.finfo(torch.float32).tiny)
     return F.mse_loss(student.float(), teacher.float()) / scale
 

@@ -1,7 +1,7 @@
 """From which network does a pruned one learn?"""
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,8 @@ class Ema:
 
 
 class Dense:
-    """A trained network of the same architecture, such as the dense one; it stays as it is."""
+    """A trained network of any architecture, such as the dense one; it stays as it is. Features are
+    matched only if the student has as many."""
 
     steady = True
 
@@ -82,6 +83,24 @@ class Dense:
 
     def observe(self, model: nn.Module) -> None:
         """Nothing changes."""
+
+
+class Renormalized(nn.Module):
+    """A ``network`` for images that were normalised by another mean and deviation than those of its
+    training: each channel is multiplied by ``scale`` and ``shift`` is added, two (C,) tensors."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, scale: Tensor, shift: Tensor):
+        super().__init__()
+        self.network = network
+        self.register_buffer("scale", scale.view(-1, 1, 1))
+        self.register_buffer("shift", shift.view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Any:
+        """What the network says of ``images``, (N, C, height, width)."""
+        return self.network(images * self.scale + self.shift)
 
 
 def frozen(model: nn.Module) -> nn.Module:
