@@ -99,8 +99,8 @@ class Session:
         if again:
             self.files.begin_again([*self.recorded.rows, *self.recorded.episodes])
         self.files.describe(self.config, self.machine.described())
-        text = as_text(described(self.settings.model, self.trainer.course.tasks[0]))
-        write_text(self.files.path / NETWORK_FILE, text + "\n")
+        self.about = as_text(described(self.settings.model, self.trainer.course.tasks[0]))
+        write_text(self.files.path / NETWORK_FILE, self.about + "\n")
         begun = headline(self.settings, self.trainer.course, self.machine)
         self.display.begin(begun, self.settings.trainer.epochs)
         if self._saves and state is None:
@@ -127,7 +127,7 @@ class Session:
         try:
             draw_run(files.path)
             if self.settings.save_model:
-                save_model(trainer.model, files.path / MODEL_FILE)
+                save_model(trainer.model, files.path / MODEL_FILE, self.about)
         except (OSError, SettingError) as error:  # such as a full disk
             stopped = stopped or error
         summary |= ending(stopped)

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,14 @@ def refused(importance, allocation, granularity, n=2, m=4):
     config = composed([])
     config.pruner.update({**names, "n": n, "m": m})
     return broken(config)
+
+
+def as_before(run, place):
+    """A copy of a run whose network's file says nothing but its tensors, as in version 0.1.0."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(run, place)
+    save_file(load_file(place / "model.safetensors"), place / "model.safetensors")
 
 
 def script(name, *arguments, cwd):

@@ -13,6 +13,7 @@ from refine.cache.files import named
 from refine.errors import SettingError
 from refine.records.files import written_whole
 
+ABOUT = "refine"  # the key of a description in a file's header
 WHOLE = "whole/"  # before the name of a tensor that is stored as it is
 
 
@@ -25,10 +26,11 @@ class Network(NamedTuple):
     masks: dict[str, Tensor]
     ties: dict[str, str]
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, about: str | None = None) -> None:
         """Writes the file that ``refine.training.checkpoint.save_model`` would, to the byte."""
         with written_whole(path) as part:
-            safetensors.torch.save_file(self.state, part, metadata=self.ties or None)
+            head = header(self.ties, about)
+            safetensors.torch.save_file(self.state, part, metadata=head or None)
 
 
 def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -61,15 +63,15 @@ def keep(path: Path, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             f"this network's state is more than tensors ({strange[0]}) and cannot be kept on disk"
         )
         raise SettingError("cache", f"{problem}; memory keeps only what is cut")
-    ties = _ties(state)
-    state = {name: tensor.detach() for name, tensor in state.items() if name not in ties}
+    others = ties(state)
+    state = {name: tensor.detach() for name, tensor in state.items() if name not in others}
     parts = {}
     for name, alive in masks.items():
-        weight = state.pop(ties.get(name, name))
+        weight = state.pop(others.get(name, name))
         parts[name] = alive, weight[alive.to(weight.device)]
     tensors = {WHOLE + name: tensor.contiguous().cpu() for name, tensor in state.items()}
     try:
-        content = encoded(tensors | packed(parts), ties)
+        content = encoded(tensors | packed(parts), others)
     except (RuntimeError, ValueError) as error:  # how safetensors says it
         raise SettingError("cache", f"cannot keep this network: {error!s:.120}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,7 @@ def keep(path: Path, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         part.write_bytes(content)
 
 
-def _ties(state: Mapping[str, Tensor]) -> dict[str, str]:
+def ties(state: Mapping[str, Tensor]) -> dict[str, str]:
     """For tensors with several names, each further name with the one to keep: the alphabetically
     first, as in ``safetensors.torch.save_model``."""
     names: dict[tuple[object, ...], list[str]] = {}
@@ -85,3 +87,9 @@ def _ties(state: Mapping[str, Tensor]) -> dict[str, str]:
         same = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         names.setdefault(same if tensor.numel() else (name,), []).append(name)
     return {name: first for first, *others in names.values() for name in others}
+
+
+def header(ties: Mapping[str, str], about: str | None) -> dict[str, str]:
+    """What the header of a network's file says: its ``ties``, and if there are none what it is
+    ``about``. Two entries would stand there in an order that differs from file to file."""
+    return dict(ties) or ({} if about is None else {ABOUT: about})

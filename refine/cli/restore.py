@@ -11,7 +11,14 @@ from refine.cache import files
 from refine.errors import ReportError
 from refine.process import run_command
 from refine.records.files import written_whole
-from refine.records.rows import CONFIG_FILE, EPOCHS_FILE, LOG_FILE, MODEL_FILE, SUMMARY_FILE
+from refine.records.rows import (
+    CONFIG_FILE,
+    EPOCHS_FILE,
+    LOG_FILE,
+    MODEL_FILE,
+    NETWORK_FILE,
+    SUMMARY_FILE,
+)
 from refine.report import runs
 from refine.report.runs import Measurement
 
@@ -192,6 +199,8 @@ def _restore(run: Path, sources: dict[int, Path], arguments: argparse.Namespace)
 def _write(source: Path, path: Path) -> float | None:
     """Writes the network in ``source`` to ``path``; returns the share of prunable weights that is
     cut, or None if it is not known."""
+    description = source.parent.with_name(NETWORK_FILE)  # of a source in the run's cache
+    about = description.read_text(encoding="utf-8").strip() if description.is_file() else None
     import safetensors  # only here: --help and the list do not need it
 
     try:
@@ -207,7 +216,7 @@ def _write(source: Path, path: Path) -> float | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if kept is not None:
-            kept.write(path)
+            kept.write(path, about)
         else:
             with written_whole(path) as part:
                 shutil.copyfile(source, part)

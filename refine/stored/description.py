@@ -7,10 +7,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from refine.cache.network import ABOUT
 from refine.errors import NetworkError
 from refine.records.rows import NETWORK_FILE
 
-KEY, VERSION = "refine", 1
+KEY, VERSION = ABOUT, 1
 
 
 @dataclass(frozen=True)

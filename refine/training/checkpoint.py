@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from refine.cache.network import header, ties
 from refine.errors import SettingError
 from refine.records.files import written_whole
 from refine.records.rows import CHECKPOINT_FILES, EPOCHS_FILE, CycleRow, EpisodeRow, EpochRow
@@ -228,15 +229,16 @@ def _prove(content: memoryview) -> None:
         ) from error
 
 
-def save_model(model: nn.Module, path: Path) -> None:
+def save_model(model: nn.Module, path: Path, about: str | None = None) -> None:
     """Writes the parameters and buffers of ``model`` to a safetensors file, whole or not at all.
 
     ``safetensors.torch.load_model(model, path)`` reads it; nothing in it is executed. Tensors that
-    share their memory are written once.
+    share their memory are written once. ``about``: a description, as text, for the file's header.
     """
     with written_whole(path) as part:
         try:
-            safetensors.torch.save_model(model, str(part))
+            head = header(ties(model.state_dict()), about)
+            safetensors.torch.save_model(model, str(part), head)
         except safetensors.SafetensorError as error:  # how it says that the disk is full
             raise OSError(errno.EIO, str(error)) from error
         except (AttributeError, TypeError, ValueError) as error:

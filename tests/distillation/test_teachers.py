@@ -1,11 +1,10 @@
 """A trained teacher of any architecture, with its own normalisation of the images."""
 
-import shutil
-
 import pytest
 import safetensors.torch
 import torch
 from conftest import run_in
+from runs import as_before
 
 from refine import models
 from refine.builders import build_course, build_data, build_model
@@ -68,7 +67,7 @@ def test_another_architecture_says_what_it_says_of_its_own_images(teacher):
 
 def test_an_old_run_says_by_its_configuration_which_network_it_is(teacher, tmp_path, caplog):
     old = tmp_path / "old"
-    shutil.copytree(teacher, old)
+    as_before(teacher, old)
     (old / "network.json").unlink()
     network, data = built(old, "seed=7")
     assert "stores no normalisation" in caplog.text
@@ -112,7 +111,7 @@ def test_a_bare_file_of_another_network_is_refused(make, said, tmp_path):
 
 def test_a_teacher_of_other_classes_is_refused(teacher, tmp_path):
     other = tmp_path / "other"
-    shutil.copytree(teacher, other)
+    as_before(teacher, other)
     about = (other / "network.json").read_text()
     (other / "network.json").write_text(about.replace('"9"', '"ten"'))
     with pytest.raises(SettingError, match="only the file has ten, only the data has 9"):

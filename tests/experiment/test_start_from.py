@@ -9,13 +9,16 @@ import safetensors.torch
 import torch
 from conftest import run_in
 from PIL import Image, ImageEnhance
+from runs import as_before
 
 import refine
 from refine import models
 from refine.builders.described import class_difference
 from refine.builders.saved import saved
+from refine.cli.restore import main as restore
 from refine.errors import NetworkError, SettingError
 from refine.export.trained import Trained
+from refine.stored.description import as_text
 
 TINY = (
     "model=logistic", "dataset=digits", "dataset.image_size=8", "replay=none", "trainer.epochs=1",
@@ -189,7 +192,7 @@ def test_a_run_goes_on_with_the_normalisation_of_its_start(trained, dark, tmp_pa
 
 def test_without_a_stored_normalisation_a_line_says_so(first, tmp_path, caplog):
     old = tmp_path / "old"
-    shutil.copytree(first, old)
+    as_before(first, old)
     (old / "network.json").unlink()
     data = Trained(old).data
     assert torch.equal(data.normalization.mean, Trained(first).data.normalization.mean)
@@ -199,9 +202,24 @@ def test_without_a_stored_normalisation_a_line_says_so(first, tmp_path, caplog):
     assert line in (tmp_path / "run" / "run.log").read_text()
 
 
+def test_what_is_stored_goes_with_the_file(first, tmp_path):
+    path = tmp_path / "elsewhere.safetensors"
+    shutil.copy(first / "model.safetensors", path)
+    about = saved("start_from", str(path)).description
+    assert about == saved("start_from", str(first)).description
+    assert as_text(about) == as_text(Trained(first).description())
+    images = torch.zeros(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(refine.load_model(path)(images), Trained(first).network()(images))
+    kept = run_in(tmp_path / "run", *CUT, "cache=disk").directory
+    assert restore([str(kept), "--cycle", "0", "--to", str(tmp_path / "before.safetensors")]) == 0
+    before = saved("start_from", str(tmp_path / "before.safetensors")).description
+    assert before == saved("start_from", str(kept)).description
+
+
 def test_a_damaged_description_is_refused(first, tmp_path):
     bad = tmp_path / "bad"
-    shutil.copytree(first, bad)
+    as_before(first, bad)
     about = json.loads((bad / "network.json").read_text())
     about["deviation"][0] = 0
     (bad / "network.json").write_text(json.dumps(about))
