@@ -62,6 +62,7 @@ def as_before(run, place):
 
     shutil.copytree(run, place)
     save_file(load_file(place / "model.safetensors"), place / "model.safetensors")
+    return place
 
 
 def script(name, *arguments, cwd):

@@ -80,7 +80,8 @@ def load_into_(
         problem = f"{stored.file} is of another network: {reason:.200}; "
         problem += remedy_for_network(stored.setting)
         if stored.description is not None and stored.description.folded:
-            problem = f"{stored.file} has no batch norms any more, they were folded; use the run's"
+            problem = f"{stored.file} has no batch norms any more, they were folded; "
+            problem += "name the run's directory, or export without --fold"
         raise SettingError(stored.setting, problem) from error
     check_images(stored, model, example)
 

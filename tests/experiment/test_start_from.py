@@ -16,9 +16,11 @@ from refine import models
 from refine.builders.described import class_difference
 from refine.builders.saved import saved
 from refine.cli.restore import main as restore
+from refine.datasets.images import Normalization
 from refine.errors import NetworkError, SettingError
 from refine.export.trained import Trained
-from refine.stored.description import as_text
+from refine.stored.description import Description, as_text
+from refine.stored.network_file import write
 
 TINY = (
     "model=logistic", "dataset=digits", "dataset.image_size=8", "replay=none", "trainer.epochs=1",
@@ -200,6 +202,32 @@ def test_without_a_stored_normalisation_a_line_says_so(first, tmp_path, caplog):
     assert line in caplog.text
     run_in(tmp_path / "run", *TINY, f"start_from={old}")
     assert line in (tmp_path / "run" / "run.log").read_text()
+
+
+def test_a_stream_of_tasks_is_exported_with_the_moments_of_its_first(tmp_path):
+    given = ("dataset.split=classes", "dataset.tasks=5", "trainer.epochs=5")
+    run = run_in(tmp_path / "run", *TINY, *given).directory
+    about = json.loads((run / "network.json").read_text())
+    own = Trained(run)
+    assert (own.data.normalization.mean / 255).tolist() == pytest.approx(about["mean"])
+    old = as_before(run, tmp_path / "old")
+    (old / "network.json").unlink()
+    assert torch.equal(Trained(old).data.normalization.mean, own.data.normalization.mean)
+    everything = Normalization.of(own.data.train).mean
+    assert not torch.allclose(everything, own.data.normalization.mean, atol=0.1)
+
+
+def test_a_folded_file_is_no_start(tmp_path):
+    path = tmp_path / "net.safetensors"
+    network = models.simple_cnn(image_shape=(3, 32, 32))
+    network.bn1 = torch.nn.Identity()
+    about = Description("simple_cnn", folded={"bn1": "conv1"}, input_shape=(3, 32, 32))
+    write(path, network, about)
+    text = refused(
+        tmp_path / "run", "model=simple_cnn", "dataset=digits", "dataset.subset_size=60",
+        "dataset.image_size=32", "replay=none", "schedule=never", f"start_from={path}",
+    )  # fmt: skip
+    assert "has no batch norms any more, they were folded; name the run's directory" in text
 
 
 def test_what_is_stored_goes_with_the_file(first, tmp_path):
