@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from refine.builders import build_course, build_data, build_model, build_trainer
 from refine.builders.described import as_trained, described
 from refine.channels.cut import ChannelCut
 from refine.config import RunConfig, typed, validate
+from refine.datasets.identity import check_same, data_identity
 from refine.errors import SettingError, Stop, TrainingError
 from refine.process import Signals
 from refine.records.directory import RunDirectory
@@ -92,6 +94,7 @@ class Session:
         self.checkpoints = Checkpoints(self.files.path)
         state = self.checkpoints.earlier(insist=bool(self.config.resume)) if again else None
         self.trainer = self._build(fresh=state is None)
+        self._data = data_identity(self.trainer.course)
         if state is not None:
             self._restore(state)
         self._started = time.perf_counter() - (state or {}).get("seconds", 0.0)
@@ -122,14 +125,13 @@ class Session:
 
     def write(self, stopped: BaseException | None) -> dict[str, Any]:
         """Writes figure, network and summary; raises the error that has stopped the run, if any."""
-        files, trainer = self.files, self.trainer
-        summary = self._summary()
-        try:
-            draw_run(files.path)
-            if self.settings.save_model:
-                save_model(trainer.model, files.path / MODEL_FILE, self.about)
-        except (OSError, SettingError) as error:  # such as a full disk
-            stopped = stopped or error
+        files, summary = self.files, self._summary()
+        rows = [*self.recorded.rows, *self.recorded.episodes]
+        for work in (partial(files.mend, rows), self._draw, self._save_network):
+            try:
+                work()
+            except (OSError, SettingError) as error:  # such as a full disk
+                stopped = stopped or error
         summary |= ending(stopped)
         files.summarize(summary)
         self.tracker.end(summary, files.path / FIGURE_FILE)
@@ -141,6 +143,18 @@ class Session:
         if stopped is not None:
             raise stopped
         return summary
+
+    def _draw(self) -> None:
+        try:
+            draw_run(self.files.path)
+        except OSError:
+            raise
+        except Exception as error:  # it can be drawn later, from the tables
+            log.warning("the figure cannot be drawn: %r", error)
+
+    def _save_network(self) -> None:
+        if self.settings.save_model:
+            save_model(self.trainer.model, self.files.path / MODEL_FILE, self.about)
 
     @property
     def _saves(self) -> bool:
@@ -187,18 +201,20 @@ class Session:
 
     def _save(self) -> None:
         seconds = time.perf_counter() - self._started
-        self.checkpoints.save(state_of(self.trainer, self.recorded) | {"seconds": seconds})
+        state = state_of(self.trainer, self.recorded)
+        self.checkpoints.save(state | {"seconds": seconds, "data": self._data})
 
     def _stopped(self, error: BaseException) -> None:
         """Saves a checkpoint if the state allows it. Raises an error that leaves no ended run:
         before the first measurement, or if the run was preempted and is to be resumed."""
         if isinstance(error, Stop) and self._saves and not self.trainer.at.in_cycle:
             self._save()
-        if isinstance(error, Stop) and error.status == "preempted" and self._saves:
+        first = not any(isinstance(row, EpochRow) for row in self.recorded.rows)
+        if isinstance(error, Stop) and self._saves and (error.status == "preempted" or first):
             self.files.keep = True
             log.warning("%s; refine-run resume=%s continues from here", error, self.files.path)
             raise error
-        if not any(isinstance(row, EpochRow) for row in self.recorded.rows):
+        if first:
             clear = not isinstance(error, Exception) or isinstance(
                 error, SettingError | TrainingError | OSError
             )
@@ -217,6 +233,7 @@ class Session:
             else:
                 problem = f"is {epochs}, and resume= has brought this run to {epoch}; use resume="
             raise SettingError("trainer.epochs", problem)
+        check_same(state.get("data"), self._data)
         try:
             self.recorded.take(restore_(self.trainer, state))
             log.info("continuing after epoch %d", epoch)

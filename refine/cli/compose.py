@@ -39,8 +39,9 @@ EXPLAINED = (
 
 LONG_VALUE = re.compile(r"\S{300,}")
 # Extras of the package, and the plugin that each brings.
-# At the top of every config.yaml that a run leaves, and hardly all in one that a person wrote.
-WRITTEN_BY_RUNS = {"seed", "device", "output_dir", "save_model", "resume", "model", "tracker"}
+# At the top of every config.yaml that a run leaves, of any version, and hardly all in one that a
+# person wrote.
+WRITTEN_BY_RUNS = {"seed", "device", "output_dir", "save_model", "model"}
 HYDRAS_OWN = ("defaults", "hydra")
 LAUNCHERS = {name: f"hydra_plugins.hydra_{name}_launcher" for name in ("joblib", "submitit", "ray")}
 

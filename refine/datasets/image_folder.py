@@ -42,7 +42,8 @@ def image_folder(root: str, image_size: int | None) -> RawData:
     key = _digest(f"{image_size} {listing}")
     name = f"refine-cache-{image_size or 'native'}.safetensors"
     places = [home / name, _cache_directory() / f"{_digest(str(home))[:16]}-{name}"]
-    arrays = next((found for place in places if (found := _cached(place, key))), None)
+    counts = {part: len(files) for part, files in listing.items()}
+    arrays = next((found for place in places if (found := _cached(place, key, counts))), None)
     if arrays is None:
         arrays = {}
         for part, files in listing.items():
@@ -75,16 +76,33 @@ def _listing(folder: Path) -> list[File]:
     """The image files in the class folders of ``folder``, in the order of their names."""
     found = []
     labels = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    for label in sorted(labels):
+    empty = []
+    for label in sorted(label for label in labels if not _foreign(label)):
         if (folder / label).is_dir():
             with os.scandir(folder / label) as entries:
-                chosen = [entry for entry in entries if entry.name.lower().endswith(ENDINGS)]
+                chosen = [entry for entry in entries if _is_image(entry)]
             for entry in sorted(chosen, key=lambda entry: entry.name):
                 stat = entry.stat()
                 found.append(File(label, entry.name, stat.st_size, stat.st_mtime_ns))
+            empty += [] if chosen else [label]
+    if found and empty:
+        raise SettingError(
+            "dataset.root",
+            f"no images in {folder / empty[0]}; fill or remove it: a folder there is a class",
+        )
     if not found:
         raise SettingError("dataset.root", f"no images in {folder}/CLASS/; expected .png, .jpg, …")
     return found
+
+
+def _foreign(name: str) -> bool:
+    """Whether an entry is hidden, or one that a system or an archive has left."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_image(entry: "os.DirEntry[str]") -> bool:
+    named = entry.name.lower().endswith(ENDINGS) and not _foreign(entry.name)
+    return named and entry.is_file()
 
 
 def _digest(text: str) -> str:
@@ -95,13 +113,17 @@ def _cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refine"
 
 
-def _cached(place: Path, key: str) -> dict[str, torch.Tensor] | None:
-    """The decoded pictures, if ``place`` holds those of ``key``."""
+def _cached(place: Path, key: str, counts: dict[str, int]) -> dict[str, torch.Tensor] | None:
+    """The decoded pictures, if ``place`` holds those of ``key``: ``counts`` of each part."""
     try:
         with safe_open(place, framework="pt") as file:
             if json.loads((file.metadata() or {}).get("refine", "{}")).get("key") != key:
                 return None
-            return {part: file.get_tensor(part) for part in ("train", "test")}
+            arrays = {part: file.get_tensor(part) for part in counts}
+        for part, array in arrays.items():
+            if array.dtype != torch.uint8 or array.dim() != 4 or len(array) != counts[part]:
+                raise ValueError(f"{part} is not made of the {counts[part]} pictures")
+        return arrays
     except FileNotFoundError:
         return None
     except Exception as error:  # whatever is wrong with the cache, the pictures can be read

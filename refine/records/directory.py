@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import logging
-import math
 import shutil
 from dataclasses import asdict, fields
 from datetime import datetime
@@ -23,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from refine.errors import SettingError
 from refine.records.environment import versions
-from refine.records.files import append_text, write_text
+from refine.records.files import append_text, write_json, write_text
 from refine.records.rows import (
     CACHE_DIRECTORY,
     CHECKPOINT_FILES,
@@ -117,17 +116,14 @@ class RunDirectory:
         """Writes ``config.yaml`` (resolved) and ``environment.json``, which lists the later parts
         of a resumed run under ``resumed``."""
         settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-        settings |= {
-            "output_dir": None,
-            "resume": None,
-        }  # not those of the next start
+        settings |= {"output_dir": None, "resume": None}  # not those of the next start
         write_text(self.path / CONFIG_FILE, RERUN_HEADER + OmegaConf.to_yaml(settings))
         now = versions() | environment
         path = self.path / ENVIRONMENT_FILE
         with contextlib.suppress(OSError, ValueError):  # it does not exist, or is damaged
             first = json.loads(path.read_text(encoding="utf-8"))
             now = first | {"resumed": [*first.get("resumed", []), now]}
-        write_text(path, _json(now))
+        write_json(path, now)
 
     def begin_again(self, rows: list[Row]) -> None:
         """Rewrites the tables so that they hold only ``rows``, and removes the summary."""
@@ -141,6 +137,17 @@ class RunDirectory:
                 write_text(self.path / name, "".join(self._lines(row) for row in own))
             else:
                 (self.path / name).unlink(missing_ok=True)
+
+    def mend(self, rows: list[Row]) -> None:
+        """Writes the tables that were changed or removed since anew, with these ``rows``."""
+        for row_type, name in TABLES.items():
+            own = [row for row in rows if isinstance(row, row_type)]
+            self._columns.pop(row_type, None)
+            text = "".join(self._lines(row) for row in own)
+            path = self.path / name
+            if own and not (path.is_file() and path.read_text(encoding="utf-8") == text):
+                log.warning("%s was changed during the run, and is written anew", path)
+                write_text(path, text)
 
     def record(self, row: Row) -> None:
         """Appends a row to the table of its type; it is on the disk when this returns."""
@@ -165,7 +172,7 @@ class RunDirectory:
 
     def summarize(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json``, which says that the run has ended, and how."""
-        write_text(self.path / SUMMARY_FILE, _json(summary))
+        write_json(self.path / SUMMARY_FILE, summary)
         self._ended = True
 
     def _discard(self) -> None:
@@ -210,11 +217,11 @@ def _claim(asked: str | None, again: bool) -> tuple[Path, FileLock, list[Path]]:
             path = path.expanduser()
             made = [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
-            if not again and any(path.iterdir()):
+            if not again and _begun(path):
                 raise FileExistsError
             lock = FileLock(path / LOCK_FILE)
             lock.acquire(timeout=LOCK_SECONDS)
-            if not again and any(entry.name != LOCK_FILE for entry in path.iterdir()):
+            if not again and _begun(path):
                 lock.release()
                 raise FileExistsError
             return path, lock, made
@@ -234,12 +241,9 @@ def _claim(asked: str | None, again: bool) -> tuple[Path, FileLock, list[Path]]:
             ) from None
 
 
-def _json(value: Any) -> str:
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with null for NaN and infinity, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _begun(path: Path) -> bool:
+    """Whether a run has begun in a directory, or it holds something else: whatever is there before
+    ``config.yaml`` was left by a process that was killed at once."""
+    early = {LOCK_FILE, LOG_FILE, CACHE_DIRECTORY}
+    names = {entry.name for entry in path.iterdir()}
+    return any(name not in early and not name.endswith(".part") for name in names)

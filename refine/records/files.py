@@ -1,5 +1,7 @@
 """How is a file written whole or not at all?"""
 
+import json
+import math
 import os
 import signal
 import threading
@@ -7,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 
 @contextmanager
@@ -14,12 +17,16 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Yields a temporary file beside ``path`` to write to; once on disk, it is renamed to ``path``.
 
     A reader sees the old file or the new one, never a part; on an error the old one stays. The new
-    name is on disk too when this returns.
+    name is on disk too when this returns. The file gets the permissions of any new file, also from
+    a library that makes its own private.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with _naming(path):
+            part.touch()
+            mode = part.stat().st_mode
             yield part
+            part.chmod(mode)
         with part.open("rb") as written:
             os.fsync(written.fileno())
         part.replace(path)
@@ -67,6 +74,19 @@ def write_text(path: Path, text: str) -> None:
     """Writes ``text`` to ``path``, whole or not at all."""
     with written_whole(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes ``value`` as JSON, whole or not at all, with null for NaN and infinity, which JSON
+    does not know."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager
