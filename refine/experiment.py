@@ -97,7 +97,7 @@ class Session:
         self._data = data_identity(self.trainer.course)
         if state is not None:
             self._restore(state)
-        self._started = time.perf_counter() - (state or {}).get("seconds", 0.0)
+        self._started = time.perf_counter() - resume.seconds_of(state)
         self.tracker = SafeTracker(self.config, self.files.path, self.trainer.at.epoch)
         if again:
             self.files.begin_again([*self.recorded.rows, *self.recorded.episodes])
@@ -225,22 +225,15 @@ class Session:
         log.debug("where it stopped", exc_info=error)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        position, epochs = state.get("position", {}), self.settings.trainer.epochs
-        epoch = position.get("epoch", 0)
-        if epoch + (position.get("step", 0) > 0) > epochs:
-            if self.config.resume:
-                problem = f"is {epochs}, and this run has done {epoch}; set it higher"
-            else:
-                problem = f"is {epochs}, and resume= has brought this run to {epoch}; use resume="
-            raise SettingError("trainer.epochs", problem)
+        epoch = resume.epoch_of(state, self.settings.trainer.epochs, bool(self.config.resume))
         check_same(state.get("data"), self._data)
         try:
             self.recorded.take(restore_(self.trainer, state))
             log.info("continuing after epoch %d", epoch)
-        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-            raise SettingError(
-                "resume", f"the checkpoint does not fit this network and recipe: {error!s:.200}"
-            ) from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+                RuntimeError, AssertionError) as error:  # fmt: skip
+            problem = f"the checkpoint does not fit this network and recipe: {error!s:.200}"
+            raise SettingError("resume", problem) from error
 
     def _summary(self) -> dict[str, Any]:
         refinement, rows = self.trainer.refinement, self.recorded.rows

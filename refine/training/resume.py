@@ -1,7 +1,7 @@
 """Which run may be resumed, and with which changes?"""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig
@@ -81,3 +81,27 @@ def epochs_done(directory: Path) -> int:
         return runs.read_run(directory).end.epoch
     except runs.Unusable:
         return 0
+
+
+def epoch_of(state: dict[str, Any], epochs: int, asked: bool) -> int:
+    """The epoch that a checkpoint's ``state`` has reached. SettingError if the run is to have fewer
+    ``epochs``, or the state is no run's. asked: whether resume= was given."""
+    position = state.get("position")
+    found: list[Any] = (
+        [position.get(name) for name in ("epoch", "step")] if isinstance(position, dict) else []
+    )
+    if not found or not all(isinstance(number, int) and number >= 0 for number in found):
+        raise SettingError("resume", "the checkpoint is not of a run: it has no position")
+    epoch, step = found
+    if epoch + (step > 0) > epochs:
+        problem = f"is {epochs}, and this run has done {epoch}; set it higher"
+        if not asked:
+            problem = f"is {epochs}, and resume= has brought this run to {epoch}; use resume="
+        raise SettingError("trainer.epochs", problem)
+    return int(epoch)
+
+
+def seconds_of(state: dict[str, Any] | None) -> float:
+    """How long the run has taken until a checkpoint's ``state``; 0 if it does not say."""
+    found = (state or {}).get("seconds", 0.0)
+    return float(found) if isinstance(found, int | float) and 0 <= found < 1e12 else 0.0

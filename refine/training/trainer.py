@@ -192,7 +192,8 @@ class Trainer:
             )
         except Exception as error:  # also what a user's own importance raises
             where = f"epoch {at.epoch}" + ("" if by_epoch else f", step {at.step}")
-            raise TrainingError(f"the cycle after {where} failed: {error}") from error
+            reason = " ".join(str(error).split())
+            raise TrainingError(f"the cycle after {where} failed: {reason:.400}") from error
         at.in_cycle, at.cycled = False, by_epoch
         return cycle_row(report, at, self.course.steps_before(at.epoch + 1) + at.step)
 
