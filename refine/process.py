@@ -1,5 +1,6 @@
 """How does a command end: after an error, after Ctrl-C, or because a signal asks it to stop?"""
 
+import io
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ def run_command(
 
     One of ``errors`` becomes a line on stderr; of an OSError ``describe`` makes that line.
     """
+    forgiving_streams()
     explained: tuple[type[Exception], ...] = (*errors, SettingError)
     try:
         working_directory()
@@ -48,6 +50,42 @@ def run_command(
         return 0
     print(f"{name}: {problem}", file=sys.stderr)
     return 1
+
+
+def forgiving_streams(outlive_reader: bool = False) -> None:
+    """From now on stdout and stderr show ? for what their encoding lacks. ``outlive_reader``: where
+    the reader of a pipe, such as head, has gone, what is written is lost, and the work goes on."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+            if outlive_reader and not stream.isatty():
+                setattr(sys, name, _Outliving(stream))
+
+
+class _Outliving:
+    """A stream that can lose its reader."""
+
+    def __init__(self, stream: io.TextIOWrapper):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes the text, if there is a reader."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Passes on what was written, if there is a reader."""
+        self._try(self._stream.flush)
+
+    def _try(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 def working_directory() -> Path:

@@ -30,7 +30,14 @@ from refine.cli.job import NAME_LENGTH, Job, run_directory
 from refine.cli.overrides import given, keys_of, quoted, readable, swept
 from refine.config import config_directory
 from refine.errors import SettingError, Stop
-from refine.process import INTERRUPTED, PREEMPTED, Signals, ignore_signals, working_directory
+from refine.process import (
+    INTERRUPTED,
+    PREEMPTED,
+    Signals,
+    forgiving_streams,
+    ignore_signals,
+    working_directory,
+)
 from refine.records.rows import SUMMARY_FILE
 from refine.setting import APART, path_of, within
 from refine.training import resume
@@ -45,6 +52,7 @@ def main() -> None:
     the run and it can be resumed."""
     asked = get_args_parser().parse_args()
     options = [entry for entry in sys.argv[1:] if entry not in asked.overrides]
+    forgiving_streams(outlive_reader=True)
     os.environ[FULL_ERROR] = "1"  # Hydra then raises an error instead of printing it
     try:
         sys.path.append(str(working_directory()))  # the user's own models and importances

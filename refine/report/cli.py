@@ -10,6 +10,7 @@ from refine.plain import plain
 from refine.process import run_command
 from refine.records.files import write_text
 from refine.report import groups, runs, tables
+from refine.report.target import check_target
 
 PLOTS = ("curves", "pareto", "grid", "panels")
 PICTURES = (".png", ".pdf", ".svg")
@@ -163,6 +164,7 @@ def _draw_panels(directories: list[Path]) -> None:
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:
     try:
+        check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path)
     except OSError as error:

@@ -257,3 +257,21 @@ def test_the_benchmark_prints_its_ratios(tmp_path):
     assert done.returncode == 0, done.stderr
     for part in ("train and evaluate:", "cut (score, allocate, mask):", "keeping cut weights"):
         assert part in done.stdout
+
+
+@pytest.mark.long
+def test_a_reader_that_has_seen_enough_and_poor_letters_cost_nothing(tmp_path):
+    """``PYTHONIOENCODING=ascii refine-run ... | head -1``, of a run and of a sweep."""
+    poor = os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C"}
+    for several in ([], ["-m", "seed=1,2"]):
+        place = tmp_path / f"ünï-{len(several)}"
+        command = [sys.executable, "-m", "refine", *several, *SMALL, f"output_dir={place}"]
+        process = subprocess.Popen(
+            command, env=poor, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+        process.stderr.close()
+        assert (process.wait(timeout=300), said) == (0, b"")
+        assert len(list(place.rglob("summary.json"))) == max(1, len(several))

@@ -182,3 +182,32 @@ def test_what_cannot_be_seen_is_escaped():
     assert [of_spreadsheet(v) for v in (-1, 0.5, "-0.5", "-x", "1e5", "=1", None)] == [
         -1, 0.5, "-0.5", "'-x", "1e5", "'=1", None,
     ]  # fmt: skip
+
+
+def test_a_report_replaces_only_reports(tmp_path, capsys):
+    for seed in (1, 2):
+        record(tmp_path / f"good-{seed}", 0.7, seed=seed)
+    run = tmp_path / "good-1"
+    (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "folder").mkdir()
+    targets = [
+        run / "metrics.csv",
+        run / "summary.json",
+        tmp_path / "mine.csv",
+        tmp_path / "folder",
+    ]
+    if os.name != "nt":
+        (tmp_path / "link").symlink_to(run / "metrics.csv")
+        os.mkfifo(tmp_path / "pipe")
+        targets += [tmp_path / "link", tmp_path / "pipe"]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for target in targets:
+        assert main([str(run), "--format", "csv", "--output", str(target)]) == 1, target
+        assert "--output: " in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    for kind in (["--format", form] for form in ("table", "csv", "json", "markdown", "latex")):
+        assert main([str(tmp_path), *kind, "--output", str(tmp_path / "out.txt")]) == 0, kind
+    for ending in ("png", "pdf", "svg"):
+        for _ in range(2):
+            picture = str(tmp_path / f"curves.{ending}")
+            assert main([str(tmp_path), "--plot", "curves", "--output", picture]) == 0, ending
