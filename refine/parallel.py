@@ -102,11 +102,12 @@ def first_(tensors: Iterable[Tensor]) -> None:
 
 
 def first_number(number: int) -> int:
-    """The number of the first process."""
+    """The number of the first process, from 0 to below 2^64."""
     if several():
-        held = _on_device(torch.tensor([number], dtype=torch.int64))
+        half = 2**63  # a seed has 64 bits without a sign
+        held = _on_device(torch.tensor([number - half], dtype=torch.int64))
         dist.broadcast(held, 0)
-        return int(held)
+        return int(held) + half
     return number
 
 

@@ -20,6 +20,7 @@ from refine.records.files import written_whole
 # Images of 32x32; fewer of larger ones, as the calibration keeps the outputs of every layer.
 CALIBRATED = 200
 TOGETHER = 25  # images per batch of calibration
+CHANCE = 4.5  # images that rounding alone may turn over in a small set
 JUDGED = 2000  # training images to choose by, if there are no validation images
 METHODS = ("MinMax", "Percentile")
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # operations with weights
@@ -80,8 +81,10 @@ class _Trials:
         self.layers = _layers(self._prepared)
 
     def lost(self, score: Score) -> bool:
-        """Whether a score is below the network's by more than the tolerance."""
-        return self.wanted.accuracy - score.accuracy > self._deployment.tolerance
+        """Whether a score is below the network's by more than the tolerance, and by more images
+        than chance takes."""
+        images = len(self._judged) * (self.wanted.accuracy - score.accuracy)
+        return images > max(CHANCE, self._deployment.tolerance * len(self._judged))
 
     def kept(self, method: str) -> list[str]:
         """The nodes to leave in single precision: in the order of how much the loss falls when one
