@@ -22,16 +22,15 @@ from refine.pruning.importance import as_importance, none
 from refine.pruning.method import CutMethod
 from refine.regrowth import Regrowth
 from refine.regularization import Regularizer
-from refine.rehearsal import rehearse
+from refine.rehearsal import checked, rehearse
 from refine.replay import Replay, ReplayBatches, Replayed, ReplaySource, as_replay
 from refine.replay.steps import ReplaySteps
 from refine.saving import Saved
 from refine.sparsity.copies import leave_out
 from refine.sparsity.masks import Masks
 from refine.sparsity.shrink import Follower
-from refine.sparsity.structure import follow_
-from refine.sparsity.watching import forget, watch, watched
-from refine.sparsity.zeros import say_written, zero_in_
+from refine.sparsity.watching import forget, watch
+from refine.sparsity.zeros import zero_in_
 from refine.subclassing import Overridable, placed
 from refine.undo import undone_if_it_fails
 
@@ -162,14 +161,7 @@ class RuntimeRefinement(Counts, Overridable, Saved):
         ValueError if the ratio is out of range, a score is not a number, or the network cannot be
         trained on a batch. Whatever is raised, all is then as it was before, if ``atomic``.
         """
-        if watched(self.model) is not self._watch:
-            raise ValueError("this refinement was detached from its model; make a new one")
-        follow_(self._watch, self.model)
-        say_written(self._watch)
-        if not prune_ratio < 1:
-            raise ValueError(f"prune_ratio must be below 1, not {prune_ratio}")
-        if prune_ratio < 0 and not self.parts.regrowth.active:
-            raise ValueError(f"prune_ratio={prune_ratio:.3g} needs a regrowth, and there is none")
+        prune_ratio = checked(self.parts, prune_ratio)
         if isinstance(loader, Iterator):
             loader = Rewound(loader, max(1, self.method.scoring_batches))
         batches = None if loader is None else OnDevice(loader, self.device)

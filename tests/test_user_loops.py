@@ -350,3 +350,46 @@ def test_sizes_that_differ_between_batches_are_refused_and_nothing_is_cut():
     without = RuntimeRefinement(model, Masked(importance.taylor), replay=Replay(steps=0))
     without.refinement_cycle([named(4, 5), named(4, 7)], 0.5)
     assert without.prunable_sparsity == 0.5
+
+
+def test_a_cycle_within_no_grad_trains_and_within_inference_mode_is_refused():
+    batches = [(torch.randn(16, 4), torch.randint(3, (16,)))]
+    refinement = RuntimeRefinement(network(4, 3), Masked(importance.taylor))
+    with torch.no_grad():
+        assert refinement.refinement_cycle(batches, 0.25)["replay_steps"] == 30
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"outside torch\.inference_mode"):
+        refinement.refinement_cycle(batches, 0.25)
+    assert refinement.cycles == 1
+
+
+def test_a_ratio_is_any_number():
+    refinement = RuntimeRefinement(network(4, 3), replay=Replay(steps=0))
+    assert refinement.refinement_cycle(None, torch.tensor(0.5))["ratio"] == 0.5
+    for wrong in (None, "half", [0.5]):
+        with pytest.raises(ValueError, match="prune_ratio must be a number"):
+            refinement.refinement_cycle(None, wrong)
+
+
+def test_inputs_that_no_memory_can_keep_are_said():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.LSTM(4, 8), nn.Linear(8, 3)
+
+        def forward(self, packed):
+            return self.head(self.layer(packed)[1][0][-1])
+
+    packed = nn.utils.rnn.pack_sequence([torch.randn(5, 4), torch.randn(3, 4)])
+    batches = [(packed, torch.tensor([0, 1]))]
+    with pytest.raises(ValueError, match="cannot keep a PackedSequence"):
+        RuntimeRefinement(Recurrent()).refinement_cycle(batches, 0.25)
+    pruner = Masked(importance.taylor)
+    refinement = RuntimeRefinement(Recurrent(), pruner, replay=Replay(steps=0))
+    assert sum(refinement.refinement_cycle(batches, 0.25)["cut"].values()) > 0
+
+
+def test_a_part_of_a_network_that_is_pruned_already_is_said(caplog):
+    model = network(4, 8, 3)
+    RuntimeRefinement(model, replay=Replay(steps=0)).refinement_cycle(None, 0.5)
+    RuntimeRefinement(model[0], replay=Replay(steps=0)).refinement_cycle(None, 0.5)
+    assert "50% of the prunable weights are exactly 0 and not known as cut" in caplog.text

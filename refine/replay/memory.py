@@ -98,6 +98,8 @@ def columns(inputs: Inputs) -> Rows:
     for what no example can be taken out of."""
     if isinstance(inputs, Tensor):
         return {INPUTS: inputs}
+    if not isinstance(inputs, Mapping) and type(inputs) not in (tuple, list):
+        raise ValueError(f"a replay keeps only tensors, and cannot keep a {type(inputs).__name__}")
     entries = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
     kind = "keyword" if isinstance(inputs, Mapping) else "position"
     found = {f"{INPUTS} {kind} {name}": value for name, value in entries if value is not None}

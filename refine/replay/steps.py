@@ -52,7 +52,7 @@ class ReplaySteps:
         aside = self._gradients_aside if self._step == self._own_step else nullcontext
         self.distillation.begin_replay()
         try:
-            with aside():
+            with torch.enable_grad(), aside():
                 for batch in parallel.together(batches):
                     with in_mode(self.model, training=True):
                         losses.append(self._step(Replayed(*batch)).detach())
