@@ -76,13 +76,21 @@ def _listing(folder: Path) -> list[File]:
     """The image files in the class folders of ``folder``, in the order of their names."""
     found = []
     labels = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    empty = []
+    empty, others = [], []
     for label in sorted(label for label in labels if not _foreign(label)):
         if (folder / label).is_dir():
             with os.scandir(folder / label) as entries:
-                chosen = [entry for entry in entries if _is_image(entry)]
-            for entry in sorted(chosen, key=lambda entry: entry.name):
-                stat = entry.stat()
+                files = sorted(entries, key=lambda entry: entry.name)
+            chosen = [entry for entry in files if _is_image(entry)]
+            others += [
+                e.path for e in files if e.is_file() and not (_is_image(e) or _foreign(e.name))
+            ]
+            for entry in chosen:
+                try:
+                    stat = entry.stat()
+                except OSError as error:  # such as a link to nothing
+                    problem = f"{entry.path} cannot be read ({error.strerror}); remove it"
+                    raise SettingError("dataset.root", problem) from None
                 found.append(File(label, entry.name, stat.st_size, stat.st_mtime_ns))
             empty += [] if chosen else [label]
     if found and empty:
@@ -90,6 +98,8 @@ def _listing(folder: Path) -> list[File]:
             "dataset.root",
             f"no images in {folder / empty[0]}; fill or remove it: a folder there is a class",
         )
+    if others:
+        log.warning("%d files are no pictures and left out, such as %s", len(others), others[0])
     if not found:
         raise SettingError("dataset.root", f"no images in {folder}/CLASS/; expected .png, .jpg, …")
     return found
@@ -102,7 +112,7 @@ def _foreign(name: str) -> bool:
 
 def _is_image(entry: "os.DirEntry[str]") -> bool:
     named = entry.name.lower().endswith(ENDINGS) and not _foreign(entry.name)
-    return named and entry.is_file()
+    return named and not entry.is_dir()
 
 
 def _digest(text: str) -> str:

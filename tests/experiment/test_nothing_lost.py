@@ -142,7 +142,7 @@ def test_a_resumed_run_notices_other_data(run, tmp_path):
     assert experiment.run(config, quiet, str(done.directory), again=True)["epochs"] == 3
 
 
-def test_folders_and_files_that_are_no_classes_are_left_alone(tmp_path):
+def test_folders_and_files_that_are_no_classes_are_left_alone(tmp_path, caplog):
     home = digits_folder(tmp_path)
     plain = image_folder(str(home), 16)
     for part in ("train", "test"):
@@ -156,6 +156,14 @@ def test_folders_and_files_that_are_no_classes_are_left_alone(tmp_path):
     again = image_folder(str(home), 16)
     assert again.classes == plain.classes == [str(number) for number in range(10)]
     assert again.train.pixels.equal(plain.train.pixels)
+    (home / "train" / "0" / "moving.gif").write_bytes(b"GIF")
+    image_folder(str(home), 16)
+    assert "1 files are no pictures and left out" in caplog.text
+    link = home / "train" / "0" / "link.png"
+    link.symlink_to("/nowhere")
+    with pytest.raises(SettingError, match=r"link\.png cannot be read \(No such file"):
+        image_folder(str(home), 16)
+    link.unlink()
     (home / "train" / "roses").mkdir()
     with pytest.raises(SettingError, match=r"no images in .*roses; fill or remove it"):
         image_folder(str(home), 16)
