@@ -34,9 +34,10 @@ from refine.rng import seed_all
 from refine.stored.description import as_text
 from refine.tracking.safe import SafeTracker
 from refine.training import resume
-from refine.training.checkpoint import Checkpoints, Recorded, restore_, save_model, state_of
+from refine.training.checkpoint import Checkpoints, save_model
 from refine.training.device import Machine, keep_freed_memory
 from refine.training.headline import headline
+from refine.training.state import Recorded, restore_, state_of
 from refine.training.trainer import Trainer
 
 log = logging.getLogger("refine")

@@ -60,7 +60,7 @@ class LearningRate:
 
     def follow_(self, state: dict[str, Any]) -> None:
         """Steps the scheduler to the position of ``state``, on the curve of this run."""
-        for _ in range(state["steps"]):
+        for _ in range(min(state["steps"], self.length)):
             self._step()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

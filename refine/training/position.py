@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from refine.datasets.course import Course
+
 
 @dataclass
 class Position:
@@ -41,6 +43,13 @@ class Position:
         self.seen += count
         self.rate = rate
         self.step += 1
+
+    def check(self, course: Course) -> None:
+        """ValueError unless this is a position in ``course``."""
+        whole = 0 <= self.epoch <= course.epochs and 0 <= self.task < len(course.tasks)
+        steps = course.steps(self.epoch + 1) if whole and self.epoch < course.epochs else 0
+        if not whole or not len(self.losses) == len(self.right) == self.step <= steps:
+            raise ValueError(f"its position, step {self.step} after epoch {self.epoch}, is not one")
 
     def move_to(self, other: "Position") -> None:
         """Becomes equal to ``other``."""

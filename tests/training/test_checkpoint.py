@@ -20,8 +20,8 @@ from runs import digits_folder, rows
 from refine import experiment
 from refine.cli.compose import composed
 from refine.errors import SettingError, Stop
-from refine.training import checkpoint
 from refine.training.checkpoint import MAGIC, Checkpoints, Damaged, read
+from refine.training.state import rows as recorded_rows
 from refine.training.step import Stepper
 
 # Four steps an epoch, a cycle of two steps after the first and the second.
@@ -502,7 +502,7 @@ def test_the_state_holds_nothing_but_tensors_numbers_and_text(run):
         return {type(value)}
 
     assert kinds(state) <= {torch.Tensor, int, float, str, bool, type(None)}
-    assert checkpoint.rows(state)[0].epoch == 1
+    assert recorded_rows(state)[0].epoch == 1
 
 
 def test_a_run_that_version_0_1_0_left_unfinished_is_resumed(command, tmp_path):
