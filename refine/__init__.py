@@ -23,8 +23,8 @@ _HOMES = {
     "Regularizer": "refine.regularization",
     "PrioritizedReplayBuffer": "refine.replay.buffer",
     "SimpleCNN": "refine.models.simple_cnn",
-    "save": "refine.saving",
-    "load": "refine.saving",
+    "save": "refine.refinement.saving",
+    "load": "refine.refinement.saving",
     "load_model": "refine.stored.network_file",
 }
 __all__ = sorted(_HOMES)

@@ -1,4 +1,4 @@
-"""How is a network refined in a user's own training loop? A cycle's steps: refine/cycle.py."""
+"""Which object refines a network while somebody trains it?"""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -13,26 +13,26 @@ from refine.batches import Batch, OnDevice, Rewound, Samples
 from refine.cache import Cache
 from refine.channels.cut import ChannelCut
 from refine.channels.plan import Structured
-from refine.counts import Counts
 from refine.cycle import Cycle, CycleReport, Parts
 from refine.distillation import Distillation
 from refine.objective import LossFunction, Objective
 from refine.pruning.cut import Masked, MaskedCut
 from refine.pruning.importance import as_importance, none
 from refine.pruning.method import CutMethod
+from refine.refinement.counts import Counts
+from refine.refinement.rehearsal import checked, rehearse
+from refine.refinement.saving import Saved
+from refine.refinement.subclassing import Overridable, placed
+from refine.refinement.undo import undone_if_it_fails
 from refine.regrowth import Regrowth
 from refine.regularization import Regularizer
-from refine.rehearsal import checked, rehearse
 from refine.replay import Replay, ReplayBatches, Replayed, ReplaySource, as_replay
 from refine.replay.steps import ReplaySteps
-from refine.saving import Saved
 from refine.sparsity.copies import leave_out
 from refine.sparsity.masks import Masks
 from refine.sparsity.shrink import Follower
 from refine.sparsity.watching import forget, watch
 from refine.sparsity.zeros import zero_in_
-from refine.subclassing import Overridable, placed
-from refine.undo import undone_if_it_fails
 
 
 class RuntimeRefinement(Counts, Overridable, Saved):
