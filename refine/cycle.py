@@ -6,7 +6,7 @@ function and put its name into ``STEPS``, or into the ``steps`` of one refinemen
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from refine import parallel
-from refine.batches import OnDevice, Samples
+from refine.batches import Batch, OnDevice, Samples
 from refine.cache import Cache
 from refine.cycle_report import CycleReport
 from refine.distillation import Distillation
@@ -22,7 +22,7 @@ from refine.objective import Objective
 from refine.pruning.method import CutMethod
 from refine.regrowth import Regrown, Regrowth
 from refine.regrowth.trial import trial
-from refine.replay import ReplaySource
+from refine.replay import Replayed, ReplaySource
 from refine.replay.steps import ReplaySteps
 from refine.sparsity.masks import Masks
 from refine.sparsity.optimizers import OptimizerWatch
@@ -31,11 +31,15 @@ __all__ = ["STEPS", "Cycle", "CycleReport", "Parts"]
 
 Measure = Callable[[nn.Module], float]
 Step = Callable[["Cycle"], None]
+Tell = Callable[[str, int, int], None]
 
 
 @dataclass
 class Parts:
-    """What a refinement consists of, for all of its cycles; ``cycles`` counts those it has done."""
+    """What a refinement consists of, for all of its cycles; ``cycles`` counts those it has done.
+
+    tell: called as ``(step, done, of)`` when a step of a cycle begins, and as its replay goes on.
+    """
 
     model: nn.Module
     watch: OptimizerWatch
@@ -47,6 +51,7 @@ class Parts:
     training: ReplaySteps
     loss: Objective
     cycles: int = 0
+    tell: Tell = lambda step, done, of: None
 
     @property
     def masks(self) -> Masks:
@@ -90,13 +95,14 @@ class Cycle:
     def run(self, steps: Sequence[Step]) -> None:
         """Runs the steps in order, and times each."""
         for step in steps:
-            start = time.perf_counter()
+            name, start = getattr(step, "__name__", repr(step)), time.perf_counter()
+            self.parts.tell(name, 0, 0)
             with parallel.all_or_none():
                 step(self)
             device = next(self.parts.model.parameters()).device
             if device.type == "cuda":  # kernels run asynchronously: wait for them
                 torch.cuda.synchronize(device)
-            self.seconds[getattr(step, "__name__", repr(step))] = time.perf_counter() - start
+            self.seconds[name] = time.perf_counter() - start
 
 
 def score(cycle: Cycle) -> None:
@@ -182,8 +188,15 @@ def recover(cycle: Cycle) -> None:
 def replay(cycle: Cycle) -> None:
     """Trains on what the memory holds."""
     if cycle.batches is not None:
-        drawn = cycle.parts.replay.batches(cycle.parts.model, cycle.batches)
-        cycle.losses = cycle.parts.training.on(drawn)
+        parts, steps = cycle.parts, getattr(cycle.parts.replay, "steps", 0)
+        drawn = parts.replay.batches(parts.model, cycle.batches)
+
+        def told() -> Iterator[Batch | Replayed]:
+            for step, batch in enumerate(drawn, 1):
+                parts.tell("replay", step, steps)
+                yield batch
+
+        cycle.losses = parts.training.on(told())
 
 
 def measure_replay(cycle: Cycle) -> None:

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -28,7 +28,7 @@ from refine.records.rows import (
     EpochRow,
 )
 from refine.records.summary import ending, summary_of
-from refine.report.figure import draw_run
+from refine.report.display import Display
 from refine.report.stages import stages
 from refine.rng import seed_all
 from refine.stored.description import as_text
@@ -36,20 +36,11 @@ from refine.tracking.safe import SafeTracker
 from refine.training import resume
 from refine.training.checkpoint import Checkpoints, save_model
 from refine.training.device import Machine, keep_freed_memory
-from refine.training.headline import headline
+from refine.training.headline import ahead, headline
 from refine.training.state import Recorded, restore_, state_of
 from refine.training.trainer import Trainer
 
 log = logging.getLogger("refine")
-
-
-class Display(Protocol):
-    """Where a run is shown; see refine/report/terminal.py."""
-
-    def begin(self, headline: str, epochs: int) -> None: ...
-    def step(self, step: int, steps: int) -> None: ...
-    def show(self, row: EpochRow | CycleRow) -> None: ...
-    def end(self, summary: dict[str, Any], directory: Path) -> None: ...
 
 
 def run(
@@ -69,10 +60,19 @@ def run(
     again = again or config.resume is not None
     place = resume.place_of(config, directory)
     with RunDirectory(place, again=again) as files, Signals() as signals:
+        display.place(files.path)
+        signals.say = display.say
         session = Session(config, machine, files, signals, display)
         session.open(again)
         stopped = session.train()
         return session.write(stopped)
+
+
+def draw_run(directory: Path) -> None:
+    """Draws the run's figure."""
+    from refine.report import figure  # only here: matplotlib and pandas take long to import
+
+    figure.draw_run(directory)
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Session:
         self.about = as_text(described(self.settings.model, self.trainer.course.tasks[0]))
         write_text(self.files.path / NETWORK_FILE, self.about + "\n")
         begun = headline(self.settings, self.trainer.course, self.machine)
-        self.display.begin(begun, self.settings.trainer.epochs)
+        self.display.begin(begun, ahead(self.trainer))
         if self._saves and state is None:
             self._save()
 
@@ -175,6 +175,7 @@ class Session:
             check=self.signals.check,
             on_step=self._on_step,
             on_episode=self._on_episode,
+            on_phase=self.display.phase,
             fresh=fresh,
         )
 
@@ -216,14 +217,13 @@ class Session:
             log.warning("%s; refine-run resume=%s continues from here", error, self.files.path)
             raise error
         if first:
-            clear = not isinstance(error, Exception) or isinstance(
-                error, SettingError | TrainingError | OSError
-            )
-            if clear:
+            clear = (SettingError, TrainingError, OSError)
+            if not isinstance(error, Exception) or isinstance(error, clear):
                 raise error
             raise SettingError("model", f"cannot be trained: {error}") from error
-        log.error("%s", ending(error)["reason"])
-        log.debug("where it stopped", exc_info=error)
+        if isinstance(error, Exception):  # an error, not somebody who wants to stop
+            log.error("%s", ending(error)["reason"])
+            log.debug("where it stopped", exc_info=error)
 
     def _restore(self, state: dict[str, Any]) -> None:
         epoch = resume.epoch_of(state, self.settings.trainer.epochs, bool(self.config.resume))

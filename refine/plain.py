@@ -17,6 +17,11 @@ def plain(text: object) -> str:
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and its noun, such as "1 run" and "1,200 runs"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def of_spreadsheet(value: object) -> object:
     """A cell of a CSV file that no spreadsheet takes for a formula: text that looks like one, and
     is no number, begins with an apostrophe."""

@@ -107,6 +107,7 @@ class Signals:
 
     def __init__(self, at_once: bool = False) -> None:
         self._at_once = at_once
+        self.say: Callable[[str], None] = _on_stderr  # where it is said that a stop was asked for
         self.stepping = False  # whether check is called every now and then
         self._asked: int | None = None  # the signal that has asked to stop
         self._usual: dict[int, Handler] = {}
@@ -145,7 +146,11 @@ class Signals:
             raise KeyboardInterrupt
         else:
             self._asked = number
-            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+            self.say("stopping after this step; Ctrl-C again stops at once")
+
+
+def _on_stderr(text: str) -> None:
+    os.write(2, f"\n{text}\n".encode())
 
 
 def _stop(number: int) -> Stop:

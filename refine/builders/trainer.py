@@ -34,12 +34,14 @@ def build_trainer(
     check: Callable[[], None] = lambda: None,
     on_step: Callable[[int, int], None] = lambda step, steps: None,
     on_episode: Callable[[EpisodeRow], None] = lambda row: None,
+    on_phase: Callable[[int, str, int, int], None] = lambda cycle, step, done, of: None,
     *,
     fresh: bool = True,
 ) -> Trainer:
     """The training that ``config`` describes. ``check`` is called after every step of a replay,
-    ``on_step`` after every step of an epoch, ``on_episode`` after every trial of a controller;
-    ``fresh`` is False if the network is restored from a checkpoint."""
+    ``on_step`` after every step of an epoch, ``on_episode`` after every trial of a controller,
+    ``on_phase`` in every step of a cycle; ``fresh`` is False if the network is restored from a
+    checkpoint."""
     position = Position()
     protected = kept_layers(config.pruner, model)
     stepper = build_stepper(
@@ -80,4 +82,5 @@ def build_trainer(
         tolerance=getattr(schedule, "tolerance", None),
         at=position,
         on_step=on_step,
+        on_phase=on_phase,
     )

@@ -30,6 +30,7 @@ from refine.cli.job import NAME_LENGTH, Job, run_directory
 from refine.cli.overrides import given, keys_of, quoted, readable, swept
 from refine.config import config_directory
 from refine.errors import SettingError, Stop
+from refine.plain import counted
 from refine.process import (
     INTERRUPTED,
     PREEMPTED,
@@ -122,6 +123,9 @@ def _run(config: DictConfig) -> None:
     if hydra.mode == RunMode.MULTIRUN:
         _job(config)
         return
+    if sys.stdout.isatty():
+        chosen = hydra.runtime.choices
+        print(f"{chosen['model']} on {chosen['dataset']}: loading PyTorch", flush=True)
     from refine.experiment import run  # only here: --cfg job needs no torch
     from refine.report.terminal import Terminal
 
@@ -178,6 +182,13 @@ def _sweep(asked: Namespace) -> int:
             _run()
         except Exception as error:  # of a launcher, or of a run that could not write files
             problem = error
+        except BaseException:  # Ctrl-C, or a signal
+            done = sum(job.finished() for job in todo)
+            print(
+                f"{done} of {counted(len(todo), 'run')} finished; the same command goes on",
+                file=sys.stderr,
+            )
+            raise
     code = sweep.report(todo, console, lambda text: print(text, end=""))
     if problem and code:
         named = isinstance(problem, EXPLAINED)

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from refine.cli.job import Job
 from refine.errors import ReportError, SettingError
-from refine.plain import plain
+from refine.plain import counted, plain
 from refine.records.files import write_text
 from refine.records.rows import CONFIG_FILE
 from refine.report import groups, runs, tables
+from refine.report.remaining import spoken
+from refine.report.terminal import bar
 from refine.setting import APART
 
 SECONDS = 0.5  # between looks at the directories
@@ -57,7 +59,7 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look_repeatedly, daemon=True)
         self._bar: Progress | None = None
-        self._started = time.monotonic()
+        self._first: float | None = None  # when the first run was seen to have begun
         self._total = sum(job.config.trainer.epochs for job in jobs)
         self._head_start = 0
 
@@ -67,9 +69,9 @@ class Watch:
             job.reported = True
         self._head_start = self._epochs()
         note = f", {len(skipped)} of them finished before" if skipped else ""
-        self.console.print(f"{len(self.jobs)} runs in {self.jobs[0].place}{note}")
+        self.console.print(f"{counted(len(self.jobs), 'run')} in {self.jobs[0].place}{note}")
         if self.console.is_terminal:
-            columns = (TextColumn("sweep"), BarColumn(20), TextColumn("{task.description}"))
+            columns = (TextColumn("sweep"), bar(20), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task("", total=self._total)
             self._bar.start()
@@ -114,11 +116,14 @@ class Watch:
         ended = [job for job in self.jobs if job.reported]
         failed = sum(not job.finished() for job in ended)
         running = sum(job.begun() for job in self.jobs if not job.reported)
+        if not running and len(ended) == sum(job.skipped for job in self.jobs):
+            return "loading PyTorch"
+        self._first = self._first or time.monotonic()
         text = f"{len(ended) - failed} of {len(self.jobs)} done, {running} running, {failed} failed"
         new = done - self._head_start
         if new > 0:
-            left = (self._total - done) * (time.monotonic() - self._started) / new
-            text += f", {left / 60:.0f} min left" if left > 90 else f", {left:.0f} s left"
+            left = (self._total - done) * (time.monotonic() - self._first) / new
+            text += f", {spoken(left)}"
         return text
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from refine.evaluation.traceless import in_mode
 from refine.rng import same_random_state
@@ -69,6 +68,8 @@ def example(model: nn.Module, image_shape: Sequence[int], batch: int = 1) -> Ten
 def _counted(model: nn.Module, image_shape: Sequence[int]) -> dict[str, dict[Any, int]]:
     """FLOPs of one pass by module and operation. The pass leaves no trace in the network: it works
     on copies of the buffers."""
+    from torch.utils.flop_counter import FlopCounterMode  # only here: it imports triton
+
     image = example(model, image_shape)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with (

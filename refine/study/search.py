@@ -11,6 +11,8 @@ from refine.cli.compose import explain
 from refine.errors import SettingError, Stop
 from refine.experiment import run
 from refine.records.rows import CycleRow, EpochRow
+from refine.report.display import Display
+from refine.report.remaining import Ahead
 from refine.report.terminal import LogOnly
 from refine.study import database as storage
 from refine.study.database import Storage
@@ -49,7 +51,7 @@ def search(plan: Search, store: Storage, progress: Progress) -> None:
             progress.ended(tried, store.trials())
 
 
-class _Watch:
+class _Watch(Display):
     """The display of a trial's run, which ends the run if the trial is weak."""
 
     def __init__(self, trial: Trial, plan: Search, store: Storage, progress: Progress):
@@ -58,11 +60,15 @@ class _Watch:
         self._log = LogOnly()
         self.last: EpochRow | None = None
 
-    def begin(self, headline: str, epochs: int) -> None:
-        """A run of ``epochs`` epochs starts."""
-        self._epochs = epochs
-        self._log.begin(headline, epochs)
-        self._progress.begin(self._trial.number, epochs)
+    def say(self, text: str) -> None:
+        """Says something at once."""
+        self._log.say(text)
+
+    def begin(self, headline: str, ahead: Ahead) -> None:
+        """Training starts."""
+        self._epochs = ahead.epochs
+        self._log.begin(headline, ahead)
+        self._progress.begin(self._trial.number, ahead.epochs)
 
     def step(self, step: int, steps: int) -> None:
         """Training is at ``step`` of the epoch's ``steps``."""

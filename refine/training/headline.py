@@ -2,7 +2,9 @@
 
 from refine.config import RunConfig
 from refine.datasets.course import Course
+from refine.report.remaining import Ahead
 from refine.training.device import Machine
+from refine.training.trainer import Trainer
 
 
 def headline(settings: RunConfig, course: Course, machine: Machine) -> str:
@@ -21,3 +23,9 @@ def headline(settings: RunConfig, course: Course, machine: Machine) -> str:
         f"{model} on {dataset} ({images} images{stream}), {machine.name}, "
         f"{machine.precision.name}, seed {settings.seed}"
     )
+
+
+def ahead(trainer: Trainer) -> Ahead:
+    """What the run has before it."""
+    steps = getattr(trainer.refinement.parts.replay, "steps", 0)
+    return Ahead(trainer.course.epochs, trainer.at.epoch, trainer.cycles_ahead(), steps)

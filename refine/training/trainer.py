@@ -6,6 +6,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +38,8 @@ class Trainer:
         default until the next cycle.
     tolerance: how far below its best so far a cut may bring the validation accuracy.
     at: the position to start from, at which ``model`` and the other parts must be; it is updated.
-    on_step: called with the step of the epoch and the number of steps, for a progress bar; may
-        raise Stop.
+    on_step: called with the step of the epoch and the number of steps; may raise Stop. on_phase:
+        called as ``(cycle, step, done, of)`` in a cycle, and as 0, "measure" where an epoch is.
     """
 
     model: nn.Module
@@ -54,10 +55,10 @@ class Trainer:
     tolerance: float | None = None
     at: Position = field(default_factory=Position)
     on_step: Callable[[int, int], None] = lambda step, steps: None
-    _started: float = field(
-        init=False, repr=False, default=0.0
-    )  # of the epoch, as if never stopped
-    _steps: int = field(init=False, repr=False, default=0)  # of the epoch
+    on_phase: Callable[[int, str, int, int], None] = lambda cycle, step, done, of: None
+    # Of the epoch: when it began, as if never stopped, and its steps.
+    _started: float = field(init=False, repr=False, default=0.0)
+    _steps: int = field(init=False, repr=False, default=0)
 
     def rows(self) -> Iterator[EpochRow | CycleRow]:
         """Trains, and yields what was measured: an EpochRow after each epoch and a CycleRow after
@@ -81,9 +82,17 @@ class Trainer:
             return None
         return self.schedule.due(self.at.epoch, self.refinement.method.surviving)
 
+    def cycles_ahead(self) -> int:
+        """How many cycles are still to come, as far as the schedule can tell now."""
+        surviving, due = self.refinement.method.surviving, self.schedule.due
+        if self.schedule.by == "step":
+            first, last = self.course.steps_before(self.at.epoch + 1) + 1, self.course.total_steps
+        else:
+            first, last = self.at.epoch + self.at.cycled, self.course.epochs
+        return sum(due(at, surviving) is not None for at in range(first, last + 1))
+
     @property
-    def _tasks(self) -> list[Data]:
-        """The tasks so far, the present one last."""
+    def _tasks(self) -> list[Data]:  # so far, the present one last
         return self.course.tasks[: self.at.task + 1]
 
     @property
@@ -142,6 +151,7 @@ class Trainer:
     def _measured(self, epoch: int) -> EpochRow:
         """Measures the epoch and returns its row; the position moves to the end of the epoch."""
         at = self.at
+        self.on_phase(0, "measure", 0, 0)
         if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
             raise TrainingError(f"the weights are no longer finite after epoch {epoch}; {ADVICE}")
         measured = self._measure.all(self.model, self._tasks)
@@ -179,6 +189,7 @@ class Trainer:
             at.best_validation = self._validated(self.model)
         recovers = self.learning_rate.recovery.curve is not None or self.rewind is not None
         at.in_cycle = True
+        self.refinement.parts.tell = partial(self.on_phase, self.refinement.cycles + 1)
         try:
             report = self.refinement.refinement_cycle(
                 task.plain(task.train),
