@@ -20,6 +20,7 @@ from refine.cli import run as cli
 from refine.cli.compose import tried
 from refine.errors import Stop
 from refine.process import SIGNALS
+from refine.report.display import Display
 from refine.report.figure import draw_run
 from refine.report.terminal import LogOnly
 from refine.training.step import Stepper
@@ -67,23 +68,17 @@ SHARED = (
 )  # fmt: skip
 
 
-class Quiet:
+class Quiet(Display):
     """A display that shows nothing and remembers the rows."""
 
     def __init__(self):
         self.rows = []
 
-    def begin(self, headline, epochs):
+    def begin(self, headline, ahead):
         self.headline = headline
-
-    def step(self, step, steps):
-        pass
 
     def show(self, row):
         self.rows.append(row)
-
-    def end(self, summary, directory):
-        pass
 
 
 def run_in(directory, *overrides, display=None, in_vain=()):

@@ -50,15 +50,8 @@ class Recording(Terminal):
 @pytest.fixture(scope="module", params=[80, 110])
 def shown(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("shown") / "a run"
-    config = composed(
-        [
-            *SMALL,
-            "trainer.epochs=3",
-            "schedule.interval=1",
-            "save_model=true",
-            f"output_dir={directory}",
-        ]  # fmt: skip
-    )
+    changes = ("trainer.epochs=3", "schedule.interval=1", "save_model=true")
+    config = composed([*SMALL, *changes, f"output_dir={directory}"])
     terminal = Recording(request.param)
     experiment.run(config, terminal)
     return terminal, directory

@@ -11,6 +11,7 @@ from conftest import SMALL
 from refine import experiment
 from refine.cli.compose import composed
 from refine.errors import SettingError, TrainingError
+from refine.report.display import Display
 from refine.training.checkpoint import MAGIC, read
 from refine.training.optimizer_state import load_
 
@@ -19,11 +20,6 @@ TINY = (
     "trainer.batch_size=20",
 )  # fmt: skip
 HOSTILE = (None, [], {}, "x", -1, 1e300, 10**30, True, torch.zeros(3), [[1]], {"a": 1})
-
-
-class Silent:
-    def __getattr__(self, name):
-        return lambda *arguments: None
 
 
 def sealed(state):
@@ -39,7 +35,7 @@ def resumed(config, directory, state):
         (directory / name).unlink(missing_ok=True)
     (directory / "checkpoint.pt").write_bytes(sealed(state))
     try:
-        experiment.run(config, Silent(), str(directory), again=True)
+        experiment.run(config, Display(), str(directory), again=True)
     except (SettingError, TrainingError) as error:
         return str(error)
     return None
