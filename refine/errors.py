@@ -1,5 +1,6 @@
 """What went wrong, and what would be right?"""
 
+import re
 from difflib import get_close_matches
 
 
@@ -53,8 +54,19 @@ class NetworkError(Exception):
     """A file that holds no network, or another one than was asked for."""
 
 
+def nearest(known: list[str], given: str) -> str | None:
+    """The one of ``known`` that ``given`` most likely stands for, whatever its case and dashes."""
+    plain = {re.sub(r"[-_ ]", "", name.lower()): name for name in reversed(known)}
+    word = re.sub(r"[-_ ]", "", given.lower())
+    if word in plain:
+        return plain[word]
+    near = get_close_matches(word, plain, n=1, cutoff=0.6)
+    parts = [name for name in plain if len(word) > 3 and word in name]
+    return plain[near[0]] if near else plain[parts[0]] if len(parts) == 1 else None
+
+
 def one_of(known: list[str], given: str) -> str:
     """The sentence that lists what ``given`` could have been, the nearest first."""
-    near = get_close_matches(given, known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = nearest(known, given)
+    hint = f"did you mean {near}? " if near else ""
     return f"{hint}{'K' if hint else 'k'}nown: {', '.join(known)}"

@@ -1,5 +1,6 @@
 """How does a command end: after an error, after Ctrl-C, or because a signal asks it to stop?"""
 
+import importlib.metadata
 import io
 import os
 import signal
@@ -86,6 +87,12 @@ class _Outliving:
             work()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+def version() -> str:
+    """The package's name and version, as installed."""
+    name = "runtime-refinement"
+    return f"{name} {importlib.metadata.version(name)}"
 
 
 def working_directory() -> Path:

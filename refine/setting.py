@@ -1,6 +1,7 @@
 """What is a setting called, what does it mean, and which values may it have?"""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, field
 from pathlib import Path
@@ -64,6 +65,18 @@ def allowed(entry: Field[Any]) -> str:
         more = ", or an import path" if entry.metadata["importable"] else ""
         return ", ".join(choices) + more
     return " and ".join(f"{BOUNDS[name][0]} {value:g}" for name, value in bounds.items())
+
+
+def number_meant(value: object, at_most: float = 1.0) -> str:
+    """What to add to an error on a number: a share that was given in per cent, or a decimal comma;
+    empty without a guess. at_most: the setting's upper bound."""
+    text = str(value).strip()
+    if re.fullmatch(r"-?\d+,\d+", text):
+        return f"; a decimal point makes it {text.replace(',', '.')}"
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?%?", text)
+    if at_most <= 1 and found and 1 <= float(found[1]) < 100:
+        return f"; {float(found[1]):g} % is {float(found[1]) / 100:g}"
+    return ""
 
 
 def path_of(setting: str, text: str | Path) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from refine.bench.names import FORMS, USUAL_ON_CPU, USUAL_ON_GPU
 from refine.errors import one_of
+from refine.process import version
 
 SECONDS = 8.0
 DESCRIPTION = """\
@@ -49,6 +50,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("-V", "--version", action="version", version=version())
     parser.add_argument(
         "runs", metavar="RUN_DIR", nargs="+", type=Path, help="the directory of a run"
     )

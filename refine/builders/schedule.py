@@ -99,7 +99,11 @@ def check_schedule(
     if isinstance(method, ChannelCut):
         _check_goal(config.pruner, method, surviving)
     if not cycles and getattr(schedule, "expects_cycles", True):
-        log.warning("no cycle is due in %d epochs; see schedule.interval", config.trainer.epochs)
+        epochs = config.trainer.epochs
+        remedy = f"schedule.interval={max(1, epochs // 2)} makes one due"
+        if not hasattr(schedule, "interval") or epochs < 2:
+            remedy = "see schedule.start, or give more trainer.epochs"
+        log.warning("no cycle is due in %d epochs, so nothing is cut; %s", epochs, remedy)
     check_end = getattr(schedule, "check_end", None)  # a user's own may lack it
     if check_end and not regrows:
         try:

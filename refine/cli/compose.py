@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from yaml import YAMLError
 
+from refine.cli.guesses import check_names, options_of
 from refine.cli.idle import Idle
 from refine.cli.overrides import combinations, given, names, read
 from refine.config import GROUPS, RunConfig, config_directory, settings, settle, validate
@@ -26,7 +27,7 @@ from refine.config.schedules import having
 from refine.config.validate import unresolved
 from refine.errors import SettingError, TrainingError, one_of
 from refine.records.rows import CONFIG_FILE
-from refine.setting import flat
+from refine.setting import flat, number_meant
 
 EXPLAINED = (
     SettingError,
@@ -178,11 +179,13 @@ def check_groups(overrides: list[str], config_path: str | None = None) -> None:
                 f"is no group in {config_path}, where every setting has its value; set those, such "
                 f"as {name}.…=",
             )
+        if not (config_path or override.is_delete() or override.is_add()):
+            check_names([(name, override.get_value_string())])
         if name not in GROUPS or (value is None and name in GROUPS[-2:]):
             continue
         for option in value if isinstance(value, list) else (value,):
             if option is None or isinstance(option, bool | int | float) or "${" in str(option):
-                known = sorted(path.stem for path in (config_directory() / name).glob("*.yaml"))
+                known = options_of(name)
                 shown = "null" if option is None else str(option)
                 raise SettingError(name, f"there is no {shown!r}; {one_of(known, shown)}")
 
@@ -205,13 +208,12 @@ def _explain(error: Exception) -> str:
         return _unknown(name)
     if found := re.search(r"Could not find '([^']*)/([^'/]*)'", text):
         group, option = found.groups()
-        folder = config_directory() / group
-        known = sorted(path.stem for path in folder.glob("*.yaml"))
+        known = options_of(group)
         return f"{group}: there is no {option!r}; {one_of(known, option)}" if known else text
     if found := re.search(r"Value '(.*)' of type '.*' could not be converted to (\w+)", text):
         value, kind = found.groups()
         kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-        return f"{name}: must be {kinds.get(kind, kind)}, not {value!r}"
+        return f"{name}: must be {kinds.get(kind, kind)}, not {value!r}" + number_meant(value)
     if isinstance(error, InterpolationResolutionError):
         return f"{name}: {unresolved(error)}"
     if found := re.search(r"Value '(.*)' is not a valid bool", text):
@@ -225,7 +227,9 @@ def _explain(error: Exception) -> str:
     if "is not Optional" in text or "Incompatible value 'None'" in text:
         return f"{name}: cannot be null"
     if found := re.search(r"Ambiguous value for argument '([^']*)'", text):
-        return f"{found[1]}: several values need a sweep, refine-run -m {found[1]}"
+        decimal = re.fullmatch(r"(\S+=-?\d+),(\d+)", found[1])
+        point = f", and a number has a point, {decimal[1]}.{decimal[2]}" if decimal else ""
+        return f"{found[1]}: several values need a sweep, refine-run -m {found[1]}{point}"
     lines = [entry.strip() for entry in text.splitlines() if entry.strip()]
     return "\n".join(lines[:2]).replace("See https", "see https")
 

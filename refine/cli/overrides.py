@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException
 
+from refine.cli.guesses import PARSERS_WORDS, check_whole
 from refine.config import settings
 from refine.errors import SettingError
 
@@ -34,6 +35,7 @@ def readable(overrides: list[str], several: bool) -> list[str]:
 
     several: whether a,b means two values, as in a sweep. SettingError for what is no override.
     """
+    check_whole(overrides)
     found = [_readable(override, several) for override in overrides]
     read(found)
     return found
@@ -42,7 +44,7 @@ def readable(overrides: list[str], several: bool) -> list[str]:
 def _readable(override: str, several: bool) -> str:
     key, equals, value = override.partition("=")
     name = key.strip().lstrip("+")
-    if not name.strip("~") or (not equals and not key.startswith("~")):
+    if not name.strip("~"):
         raise SettingError("refine", f"{override[:80]!r} is no override; write SETTING=VALUE")
     if not equals:
         return override
@@ -108,7 +110,8 @@ def unreadable(override: str, error: Exception) -> SettingError:
     """What to say of an override that is outside Hydra's grammar."""
     name, _, value = override.partition("=")
     reason = str(error).partition("while evaluating")[2].partition(": ")[2]
-    why = f": {reason:.100}" if reason else "; put text with special characters in quotes"
+    told = reason and not PARSERS_WORDS.search(reason)
+    why = f": {reason:.100}" if told else "; put text with special characters in quotes"
     problem = f"cannot read {name[:60]}={value[:60]}{why}"
     return SettingError(name.lstrip("+~")[:60] or "refine", " ".join(problem.split()))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from refine.cache import files
 from refine.errors import ReportError
-from refine.process import run_command
+from refine.process import run_command, version
 from refine.records.files import written_whole
 from refine.records.rows import (
     CONFIG_FILE,
@@ -78,6 +78,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("-V", "--version", action="version", version=version())
     parser.add_argument("run", metavar="RUN_DIR", type=Path, help="the directory of a run")
     parser.add_argument(
         "--cycle",

@@ -1,6 +1,5 @@
 """The command ``refine-run``: one run, a sweep, a resumed run, or help."""
 
-import hashlib
 import logging
 import os
 import signal
@@ -26,9 +25,10 @@ from refine.cli.compose import (
     settled,
     tolerated,
 )
-from refine.cli.job import NAME_LENGTH, Job, run_directory
+from refine.cli.guesses import without_dashes
+from refine.cli.job import Job, run_directory
 from refine.cli.overrides import given, keys_of, quoted, readable, swept
-from refine.config import config_directory
+from refine.config import config_directory, validate
 from refine.errors import SettingError, Stop
 from refine.plain import counted
 from refine.process import (
@@ -37,10 +37,11 @@ from refine.process import (
     Signals,
     forgiving_streams,
     ignore_signals,
+    version,
     working_directory,
 )
 from refine.records.rows import SUMMARY_FILE
-from refine.setting import APART, path_of, within
+from refine.setting import path_of
 from refine.training import resume
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -51,7 +52,14 @@ WANTS_TRACEBACK = os.environ.get(FULL_ERROR, "0") not in ("", "0")
 def main() -> None:
     """Runs the command line; exit code 1 after an error, 130 after Ctrl-C, 75 if a signal stopped
     the run and it can be resumed."""
-    asked = get_args_parser().parse_args()
+    parser = get_args_parser()
+    flags = [*parser._option_string_actions]
+    if "-V" in sys.argv[1:] or "--version" in sys.argv[1:]:
+        print(version())
+        return
+    if meant := without_dashes(sys.argv[1:], flags):
+        _leave(meant, 2)
+    asked = parser.parse_args()
     options = [entry for entry in sys.argv[1:] if entry not in asked.overrides]
     forgiving_streams(outlive_reader=True)
     os.environ[FULL_ERROR] = "1"  # Hydra then raises an error instead of printing it
@@ -116,6 +124,7 @@ def _run(config: DictConfig) -> None:
         else:
             sources = hydra.runtime.config_sources
             settled(config, overrides, next(s.path for s in sources if s.provider == "main"))
+            validate(config)
     except EXPLAINED as error:  # here: Hydra would say in its own words that a job has failed
         if WANTS_TRACEBACK:
             raise
@@ -158,7 +167,7 @@ def _sweep(asked: Namespace) -> int:
 
     check_launcher(asked.overrides)
     names, shared = swept(asked.overrides)
-    place = _sweep_directory(asked, names, shared)
+    place = sweep.directory(asked, names, shared)
     console = Console(soft_wrap=True, markup=False)
     todo: list[Job] = []
     with console.status("checking the settings of every run"):
@@ -167,6 +176,8 @@ def _sweep(asked: Namespace) -> int:
             own = [entry for entry in overrides if entry not in shared] or overrides
             todo.append(Job(" ".join(own), config, place))
     sweep.check(todo, place)
+    if not names:
+        notes = ["no setting has several values, so this is one run", *notes]
     for note in notes:
         console.print(f"note: {note}", markup=False, highlight=False)
     if todo[0].config.sweep.dry_run:
@@ -195,22 +206,6 @@ def _sweep(asked: Namespace) -> int:
         what = explain(problem) if named else f"{type(problem).__name__}: {problem!s:.300}"
         print(f"refine-run: {what}", file=sys.stderr)
     return code
-
-
-def _sweep_directory(asked: Namespace, names: list[str], shared: list[str]) -> Path:
-    """Where a sweep's runs are: the same directory, whichever values the varied settings have."""
-    chosen = given(asked.overrides, "hydra.sweep.dir") or given(asked.overrides, "output_dir")
-    if chosen is not None and not chosen.strip():
-        raise SettingError("output_dir", "is empty; name a directory, or leave it out")
-    if chosen and "${" in chosen:
-        raise SettingError("output_dir", f"{chosen}: a sweep has one directory, without ${{...}}")
-    if chosen:
-        return path_of("output_dir", chosen).absolute()
-    shared = [entry for entry in shared if not within(entry.partition("=")[0], APART)]
-    text = "\n".join([asked.config_path or "", *sorted(names), *sorted(shared)])
-    name = ",".join(name.replace("/", "_") for name in sorted(names))[:NAME_LENGTH] or "one-run"
-    mark = hashlib.sha256(text.encode()).hexdigest()[:6]
-    return Path(f"results/sweeps/{name}-{mark}").absolute()
 
 
 def _job(config: DictConfig) -> None:

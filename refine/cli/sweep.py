@@ -1,7 +1,9 @@
 """How is a sweep checked, shown while it runs, and reported at its end?"""
 
+import hashlib
 import threading
 import time
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,8 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
-from refine.cli.job import Job
+from refine.cli.job import NAME_LENGTH, Job
+from refine.cli.overrides import given
 from refine.errors import ReportError, SettingError
 from refine.plain import counted, plain
 from refine.records.files import write_text
@@ -19,9 +22,25 @@ from refine.records.rows import CONFIG_FILE
 from refine.report import groups, runs, tables
 from refine.report.remaining import spoken
 from refine.report.terminal import bar
-from refine.setting import APART
+from refine.setting import APART, path_of, within
 
 SECONDS = 0.5  # between looks at the directories
+
+
+def directory(asked: Namespace, names: list[str], shared: list[str]) -> Path:
+    """Where a sweep's runs are: the same directory, whichever values the varied settings have."""
+    chosen = given(asked.overrides, "hydra.sweep.dir") or given(asked.overrides, "output_dir")
+    if chosen is not None and not chosen.strip():
+        raise SettingError("output_dir", "is empty; name a directory, or leave it out")
+    if chosen and "${" in chosen:
+        raise SettingError("output_dir", f"{chosen}: a sweep has one directory, without ${{...}}")
+    if chosen:
+        return path_of("output_dir", chosen).absolute()
+    shared = [entry for entry in shared if not within(entry.partition("=")[0], APART)]
+    text = "\n".join([asked.config_path or "", *sorted(names), *sorted(shared)])
+    name = ",".join(name.replace("/", "_") for name in sorted(names))[:NAME_LENGTH] or "one-run"
+    mark = hashlib.sha256(text.encode()).hexdigest()[:6]
+    return Path(f"results/sweeps/{name}-{mark}").absolute()
 
 
 def check(jobs: list[Job], place: Path) -> None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import Field, fields
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -13,7 +13,7 @@ from refine.config.rules import broken
 from refine.config.schedules import chosen, lacks, settings_of, takes
 from refine.config.schema import CLOSED, settings
 from refine.errors import SettingError, one_of
-from refine.setting import BOUNDS, allowed
+from refine.setting import BOUNDS, allowed, number_meant
 
 
 def validate(config: DictConfig) -> None:
@@ -86,7 +86,10 @@ def _check_value(name: str, value: Any, entry: Field[Any]) -> None:
     """SettingError for a value, or one of a list, that is out of its range."""
     bounds, choices = entry.metadata.get("bounds", {}), entry.metadata.get("choices")
     if not all(BOUNDS[bound][1](value, limit) for bound, limit in bounds.items()):
-        raise SettingError(name, f"must be {allowed(entry)}, not {value}")
+        most = min((bounds[key] for key in ("below", "at_most") if key in bounds), default=inf)
+        raise SettingError(
+            name, f"must be {allowed(entry)}, not {value}{number_meant(value, most)}"
+        )
     if isinstance(value, float) and not isfinite(value):
         raise SettingError(name, f"must be finite, not {value}")
     if choices and value not in choices and not (entry.metadata["importable"] and "." in value):

@@ -7,7 +7,7 @@ from typing import Any
 
 from refine.errors import NetworkError, SettingError, one_of
 from refine.export.options import DIRECTORY, FACTS_FILE, NAMES, TOLERANCE, Options
-from refine.process import run_command, working_directory
+from refine.process import run_command, version, working_directory
 
 DESCRIPTION = """\
 Writes the network of a run as files that can be deployed.
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("-V", "--version", action="version", version=version())
     parser.add_argument("run", metavar="RUN_DIR", type=Path, help="the directory of a run")
     parser.add_argument(
         "--format",

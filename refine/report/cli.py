@@ -7,7 +7,7 @@ from pathlib import Path
 
 from refine.errors import ReportError
 from refine.plain import plain
-from refine.process import run_command
+from refine.process import run_command, version
 from refine.records.files import write_text
 from refine.report import groups, runs, tables
 from refine.report.target import check_target
@@ -54,6 +54,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("-V", "--version", action="version", version=version())
     parser.add_argument(
         "directories",
         metavar="DIR",

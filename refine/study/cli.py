@@ -7,7 +7,7 @@ from pathlib import Path
 
 from refine.cli.compose import EXPLAINED, explain
 from refine.errors import ReportError, SettingError, Stop
-from refine.process import working_directory
+from refine.process import version, working_directory
 from refine.setting import path_of
 
 DESCRIPTION = """\
@@ -64,6 +64,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("-V", "--version", action="version", version=version())
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="see above")
     goal = parser.add_mutually_exclusive_group()
     goal.add_argument(

@@ -92,7 +92,7 @@ def test_a_run_in_a_directory_of_any_name(command, folder_of_digits, tmp_path, m
         (["-m", "seed=1,2", "output_dir=~nobody-here/x"], "output_dir: ~nobody-here/x: there is"),
         (["--config-path", "~nobody-here/x"], "--config-path: ~nobody-here/x: there is no home"),
         (["=3"], "refine: '=3' is no override; write SETTING=VALUE"),
-        (["nonsense"], "refine: 'nonsense' is no override; write SETTING=VALUE"),
+        (["nonsense"], "nonsense: is no override; write SETTING=VALUE"),
         (["resume=3"], "resume: 3 does not exist: there is no config.yaml"),
         (["resume="], "resume: is empty; name the directory of a run"),
         (["-m", "resume=a,b"], "resume: takes one value"),
