@@ -53,9 +53,13 @@ def settings_meant(name: str) -> list[str]:
         return [CALLED[last]]
     if same := [setting for setting in known if setting.rpartition(".")[2] == last]:
         return same[:MOST]
-    lasts = {setting.rpartition(".")[2]: setting for setting in reversed(known)} | CALLED
-    found = nearest(list(lasts), last)
-    return [lasts[found]] if found else []
+    group = name.rpartition(".")[0]
+    beside = {k.rpartition(".")[2]: k for k in (*known, *GROUPS) if k.rpartition(".")[0] == group}
+    lasts = {setting.rpartition(".")[2]: setting for setting in reversed(known)}
+    for names in (beside, CALLED, lasts):  # a slip stays in its group more often than not
+        if found := nearest(list(names), last):
+            return [names[found]]
+    return []
 
 
 def overrides_meant(name: str, value: str) -> str:

@@ -32,8 +32,11 @@ def subcommand(*arguments, cwd, code=None, **environment):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        ("pruner.ratoi=0.2", "pruner.ratoi: there is no such setting; did you mean pruner.ratio?"),
-        ("modle=resnet18", "modle: there is no such setting; did you mean model?"),
+        (
+            "pruner.ratoi=0.2",
+            "pruner.ratoi: there is no such setting; did you mean pruner.ratio=0.2?",
+        ),
+        ("modle=resnet18", "modle: there is no such setting; did you mean model=resnet18?"),
         ("model=resnet19", "model: there is no 'resnet19'; did you mean resnet18?"),
         ("+pruner.x=1", "pruner.x: there is no such setting"),
         ("+foo=1", "foo: there is no such setting"),

@@ -286,7 +286,10 @@ def test_a_network_that_was_cut_after_its_last_measurement_is_not_judged(study):
     ("arguments", "says"),
     [
         ("", "nothing to search: give a setting several values, such as choice(a,b)"),
-        ("prunr.ratio=0.1,0.2", "prunr.ratio: there is no such setting; did you mean pruner.ratio=0.1?"),
+        (
+            "prunr.ratio=0.1,0.2",
+            "prunr.ratio: there is no such setting; did you mean pruner.ratio=0.1?",
+        ),
         ("pruner.ratoi=0.1,0.2", "pruner.ratoi: there is no such setting; did you mean"),
         ("pruner.ratio=0.1,2", "pruner.ratio: must be above 0 and below 1, not 2"),
         ("pruner.ratio=interval(0.1,2)", "pruner.ratio: must be above 0 and below 1, not 2"),
