@@ -3,13 +3,26 @@ import re
 import pytest
 import torch
 from conftest import ROOT
+from write_reference import page
 
 from refine.config import GROUPS, choices, config_directory
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-LOOP, CONSOLIDATION, IMPORTANCE, CHANNELS, DEPLOY = re.findall(
-    r"```python\n(.*?)```", README, re.DOTALL
-)
+
+def text_of(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def programs(name):
+    return re.findall(r"```python\n(.*?)```", text_of(name), re.DOTALL)
+
+
+CHOICES = text_of("docs/choices.md") + text_of("docs/channels.md")
+(LOOP,) = programs("README.md")
+(CONSOLIDATION,) = programs("docs/library.md")
+(IMPORTANCE,) = programs("docs/own.md")
+(CHANNELS,) = programs("docs/channels.md")
+(DEPLOY,) = programs("docs/deploy.md")
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 
 
 def test_the_librarys_loop_runs(capsys):
@@ -82,7 +95,7 @@ def test_the_importance_of_ones_own_runs(command, tmp_path):
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_is_named(group):
-    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{group}` |")]
+    (row,) = [line for line in CHOICES.splitlines() if line.startswith(f"| `{group}` |")]
     named = set(re.findall(r"`(\w+)`", row.rsplit("|", 2)[1]))
     assert named == {path.stem for path in (config_directory() / group).glob("*.yaml")}
 
@@ -110,10 +123,24 @@ def test_every_option_is_named(group):
 )
 def test_every_choice_has_its_line(table):
     for name, meaning in getattr(choices, table).items():
-        assert f"\n- `{name}`: {meaning}\n" in README
+        assert f"\n- `{name}`: {meaning}\n" in CHOICES
 
 
 def test_every_schedule_has_its_line():
     for path in (config_directory() / "schedule").glob("*.yaml"):
         meaning = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-        assert f"\n- `{path.stem}`: {meaning}\n" in README
+        assert f"\n- `{path.stem}`: {meaning}\n" in CHOICES
+
+
+def test_the_reference_is_what_the_schema_says():
+    assert text_of("docs/reference.md") == page(), "run python scripts/write_reference.py"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    for link in re.findall(r"\]\(([^)#:]+)\)", text_of(name)):
+        assert ((ROOT / name).parent / link).exists(), link
+
+
+def test_the_readme_is_read_in_ten_minutes():
+    assert len(text_of("README.md").encode()) <= 9_000

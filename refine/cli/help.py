@@ -11,40 +11,53 @@ from refine.config.instantiate import imported
 from refine.config.schedules import TARGET, options, settings_of, whole
 from refine.setting import allowed
 
+WIDTH = 80
 INTRODUCTION = """\
-refine-run trains a network. At the epochs that a schedule names it refines the network: it scores
-the weights, scales them down, cuts the least important and trains on hard examples. It writes the
-measurements of every epoch (metrics.csv) and cycle (cycles.csv), a figure of both (refinement.png)
-and the network (model.safetensors) into a directory of its own.
+refine-run trains a network. At the epochs that a schedule names it refines the
+network: it scores the weights, scales them down, cuts the least important and
+trains on hard examples. It writes the measurements of every epoch (metrics.csv)
+and cycle (cycles.csv), a figure of both (refinement.png) and the network
+(model.safetensors) into a directory of its own.
 
 Usage: refine-run [-m] [GROUP=OPTION ...] [SETTING=VALUE ...]
 
 Examples
-  refine-run                                         SimpleCNN on the digits, about half a minute
-  refine-run experiment=paper                        the published experiment on CIFAR-10
-  refine-run model=resnet18 dataset=cifar10 trainer=sgd_one_cycle schedule.interval=4
+  refine-run                      SimpleCNN on the digits, about half a minute
+  refine-run experiment=paper     the published experiment on CIFAR-10
+  refine-run trainer.epochs=40 trainer.batch_size=64 trainer.optimizer.lr=0.001
+  refine-run model=resnet18 dataset=cifar10 trainer=sgd_one_cycle
   refine-run replay=reservoir distillation=self recovery=slr cache=disk
-  refine-run pruner=structured pruner.target_speedup=2       cuts channels: a smaller network
-  refine-run experiment=continual replay=herding     two digits at a time: what is forgotten
-  refine-run -m pruner.ratio=0.1,0.15,0.2 schedule.interval=3,5,10    a run for every pair
-  refine-run resume=results/runs/2026-01-31/12-00-00 trainer.epochs=40   resumes it, for more epochs
+  refine-run pruner=structured pruner.target_speedup=2     a smaller network
+  refine-run experiment=continual replay=herding           what is forgotten
+  refine-run -m pruner.ratio=0.1,0.15,0.2 schedule.interval=3,5   six runs
+  refine-run resume=results/runs/2026-01-31/12-00-00       goes on with it
 """
 FLAGS = """\
 Flags
-  -m, --multirun       a sweep: a run for every combination of comma-separated values; finished
-                       runs are skipped, others resumed (sweep.dry_run=true lists them)
+  -m, --multirun       a sweep: a run for every combination of comma-separated
+                       values; finished runs are skipped, others resumed
+                       (sweep.dry_run=true lists them)
   --cfg job            print the configuration and stop
-  --config-path DIR    run the config.yaml in DIR, such as an earlier run's directory, again
+  --config-path DIR    run the config.yaml in DIR, such as an earlier run's
+                       directory, again
+  -V, --version        print the version
+  -sc install=SHELL    print what installs Tab completion, for eval: bash, zsh
+                       or fish
   --hydra-help         what Hydra itself can do
-SIGTERM, SIGUSR1 and Ctrl-C save at the next step and stop; Ctrl-C twice stops at once.
-Errors are one or two lines; HYDRA_FULL_ERROR=1 shows the traceback. Exit codes: 0 done, 1 error,
-2 unknown flag, 75 stopped by SIGTERM or SIGUSR1 (the same command, or resume=, resumes it), 130
-interrupted."""
+SIGTERM, SIGUSR1 and Ctrl-C save at the next step and stop; Ctrl-C twice stops
+at once. Errors are one or two lines; HYDRA_FULL_ERROR=1 shows the traceback.
+Exit codes: 0 done, 1 error, 2 unknown flag, 75 stopped by SIGTERM or SIGUSR1
+(the same command, or resume=, resumes it), 130 interrupted."""
 
 
 def help_text(config: DictConfig) -> str:
     """The help for people; the defaults shown are those of ``config``."""
-    return "\n".join([INTRODUCTION, _groups(), _settings(config), _schedules(), FLAGS])
+    return "\n".join([INTRODUCTION, FLAGS, "", settings_text(config)])
+
+
+def settings_text(config: DictConfig) -> str:
+    """All groups and settings, with the defaults of ``config``."""
+    return "\n".join([_groups(), _settings(config), _schedules()])
 
 
 def _groups() -> str:
@@ -110,7 +123,7 @@ def _entry(name: str, meaning: str, column: int) -> str:
     """A name and, from ``column`` on, its meaning, wrapped; on a line of its own if it is long."""
     start = f"  {name}"
     indent = " " * column
-    text = textwrap.fill(meaning, 100, initial_indent=indent, subsequent_indent=indent)
+    text = textwrap.fill(meaning, WIDTH, initial_indent=indent, subsequent_indent=indent)
     return start + text[len(start) :] if len(start) + 2 <= column else f"{start}\n{text}"
 
 

@@ -60,6 +60,9 @@ def main() -> None:
     if meant := without_dashes(sys.argv[1:], flags):
         _leave(meant, 2)
     asked = parser.parse_args()
+    if asked.shell_completion:
+        _run()
+        return
     options = [entry for entry in sys.argv[1:] if entry not in asked.overrides]
     forgiving_streams(outlive_reader=True)
     os.environ[FULL_ERROR] = "1"  # Hydra then raises an error instead of printing it

@@ -79,6 +79,12 @@ def test_hydras_flags_are_its_own(command):
     assert command("--cfg=job").code == 0
 
 
+def test_tab_completion_is_installed_by_the_line_in_the_readme(command):
+    done = command("-sc", "install=bash")
+    assert (done.code, done.err) == (0, "")
+    assert "complete" in done.out
+
+
 def test_every_command_says_its_version(command, capsys):
     assert command("--version").out.startswith("runtime-refinement ")
     for main in (bench, restore, export, report, study):

@@ -146,7 +146,7 @@ def test_help_names_every_setting_group_and_choice(command):
     for group in config.GROUPS:
         for path in (config.config_directory() / group).glob("*.yaml"):
             assert re.search(rf"^  {group}={path.stem}\b", done.out, re.MULTILINE)
-    assert done.out.count("\n  refine-run") == 8
+    assert done.out.count("\n  refine-run") == 9
     assert "model._target_=refine.models.resnet18" in help_text(composed(["model=resnet18"]))
 
 
