@@ -327,7 +327,7 @@ class CheckpointConfig:
     )
     keep: bool = setting(
         "keep the last one when the run has finished, so that it can be resumed with more epochs",
-        default=True,
+        default=False,
     )
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from refine.cache.network import header, ties
 from refine.errors import SettingError
 from refine.records.files import written_whole
-from refine.records.rows import CHECKPOINT_FILES, EPOCHS_FILE
+from refine.records.rows import CHECKPOINT_FILES, EPOCHS_FILE, SUMMARY_FILE
 
 log = logging.getLogger("refine")
 MAGIC = b"runtime-refinement checkpoint 2, sha256 "
@@ -77,7 +77,9 @@ class Checkpoints:
             log.warning("%s", problem)
         directory = self.latest.parent
         if state is None and insist and (problems or (directory / EPOCHS_FILE).exists()):
-            what = "; ".join(problems) or "it was run with checkpoint.every=0"
+            what = "; ".join(problems) or "the run has no checkpoint"
+            if not problems and (directory / SUMMARY_FILE).exists():
+                what += "; checkpoint.keep=true would have kept one"
             raise SettingError(
                 "resume",
                 f"there is nothing to resume in {directory}: {what}. "

@@ -10,12 +10,13 @@ from refine.config import settings
 from refine.config.fingerprint import plain
 from refine.config.schedules import chosen, settings_of
 from refine.errors import SettingError
-from refine.records.rows import CONFIG_FILE, LOCK_FILE
+from refine.records.rows import CHECKPOINT_FILES, CONFIG_FILE, LOCK_FILE
 from refine.report import runs
 from refine.setting import APART, flat, path_of, within
 
 # What may change when a run is resumed; any other change would make it another run.
 FREE = ("trainer.epochs", *APART)
+NO_CHECKPOINT = "has no checkpoint, which checkpoint.keep=true would have kept"
 
 
 def check(directory: Path) -> None:
@@ -50,6 +51,8 @@ def place_of(config: DictConfig, directory: str | None) -> str | None:
 def finished(directory: Path, done: int) -> str:
     """What to say of a run that has finished its epochs."""
     more = f"trainer.epochs={done + 1} would train it further"
+    if not any((directory / name).exists() for name in CHECKPOINT_FILES):
+        more = f"to train it further it {NO_CHECKPOINT}"
     return f"{directory} has finished its {done} epochs; {more}"
 
 
