@@ -27,7 +27,7 @@ Examples
   refine-run pruner=structured pruner.target_speedup=2       cuts channels: a smaller network
   refine-run experiment=continual replay=herding     two digits at a time: what is forgotten
   refine-run -m pruner.ratio=0.1,0.15,0.2 schedule.interval=3,5,10    a run for every pair
-  refine-run resume=results/runs/2026-01-31/12-00-00 trainer.epochs=40   resumes it, for more epochs
+  refine-run resume=results/runs/2026-01-31/12-00-00         goes on with a run that was stopped
 """
 FLAGS = """\
 Flags

@@ -49,7 +49,12 @@ def _show(run: Listed) -> None:
     because = f": {run.reason}" if run.reason and run.reason != run.status else ""
     screen.show(f"{plain(run.directory)}: {run.status}{because}")
     if run.settings:
-        _section("Settings that differ from the defaults", ("", "", "default"), _settings(run), 3)
+        _section(
+            "Settings that differ from the defaults",
+            ("setting", "value", "default"),
+            _settings(run),
+            3,
+        )
     header = ("cycle", "epoch", "cut", "sparsity", "test before", "after the cut", "at its end")
     _section("Cycles", header, _cycles(run), 0)
     _section("Results, as last measured", ("", ""), list(results(run).items()), 2)

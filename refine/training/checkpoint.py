@@ -18,11 +18,15 @@ from torch import nn
 from refine.cache.network import header, ties
 from refine.errors import SettingError
 from refine.records.files import written_whole
-from refine.records.rows import CHECKPOINT_FILES, EPOCHS_FILE, SUMMARY_FILE
+from refine.records.rows import CHECKPOINT_FILES, EPOCHS_FILE
 
 log = logging.getLogger("refine")
 MAGIC = b"runtime-refinement checkpoint 2, sha256 "
 OLD_MAGIC = b"runtime-refinement checkpoint 1, sha256 "  # of 0.1.0, with another layout
+NONE_KEPT = (
+    "the run has no checkpoint (checkpoint.every=0 saves none, and a finished run keeps one only "
+    "with checkpoint.keep=true)"
+)
 
 
 class Damaged(Exception):
@@ -77,9 +81,7 @@ class Checkpoints:
             log.warning("%s", problem)
         directory = self.latest.parent
         if state is None and insist and (problems or (directory / EPOCHS_FILE).exists()):
-            what = "; ".join(problems) or "the run has no checkpoint"
-            if not problems and (directory / SUMMARY_FILE).exists():
-                what += "; checkpoint.keep=true would have kept one"
+            what = "; ".join(problems) or NONE_KEPT
             raise SettingError(
                 "resume",
                 f"there is nothing to resume in {directory}: {what}. "

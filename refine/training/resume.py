@@ -16,7 +16,6 @@ from refine.setting import APART, flat, path_of, within
 
 # What may change when a run is resumed; any other change would make it another run.
 FREE = ("trainer.epochs", *APART)
-NO_CHECKPOINT = "has no checkpoint, which checkpoint.keep=true would have kept"
 
 
 def check(directory: Path) -> None:
@@ -52,7 +51,7 @@ def finished(directory: Path, done: int) -> str:
     """What to say of a run that has finished its epochs."""
     more = f"trainer.epochs={done + 1} would train it further"
     if not any((directory / name).exists() for name in CHECKPOINT_FILES):
-        more = f"to train it further it {NO_CHECKPOINT}"
+        more = "it kept no checkpoint to train further from, as checkpoint.keep=true would have"
     return f"{directory} has finished its {done} epochs; {more}"
 
 
