@@ -1,6 +1,8 @@
-"""``python -m refine`` is ``refine-run``."""
+"""``python -m refine`` is ``refine``."""
 
-from refine.cli.run import main
+import sys
+
+from refine.commands.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

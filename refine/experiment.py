@@ -136,7 +136,7 @@ class Session:
         summary |= ending(stopped)
         files.summarize(summary)
         self.tracker.end(summary, files.path / FIGURE_FILE)
-        if stopped is None:  # one checkpoint is enough to resume with more epochs
+        if stopped is None:  # the latest is enough for more epochs, and only these need it
             self.checkpoints.before.unlink(missing_ok=True)
             if not self.settings.checkpoint.keep:
                 self.checkpoints.latest.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ PROGRAMS = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 
 def main() -> int:
     commands = {
-        "run": [["-m", "refine"]],
+        "run": [["-m", "refine", "run"]],
         "test": [["-m", "pytest", "-n", "auto", "--dist", "worksteal", "--durations=20"]],
         "lint": [
             ["-m", "ruff", "check", "."],

@@ -43,7 +43,7 @@ from refine.training.checkpoint import Damaged, read
 RUN = (
     "dataset.subset_size=400", "dataset.augment=shift_flip", "trainer.epochs=6",
     "trainer.batch_size=50", "trainer=sgd_one_cycle", "schedule.interval=2", "replay.steps=10",
-    "replay.buffer_size=100",
+    "replay.buffer_size=100", "checkpoint.keep=true",
 )  # fmt: skip
 
 DOT = (  # the smallest run that is one
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     wrong = 0
     with tempfile.TemporaryDirectory() as place:
         whole, again = Path(place) / "whole", Path(place) / "again"
-        command = [sys.executable, "-m", "refine", *RUN, f"output_dir={whole}"]
+        command = [sys.executable, "-m", "refine", "run", *RUN, f"output_dir={whole}"]
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
         start(again).wait()  # the first has to wait for the imports
         started = time.monotonic()

@@ -24,11 +24,14 @@ LEVELS = (
     {"experiment", "export"},
     {"bench", "cli"},
     {"study"},
+    {"commands"},
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 # What answers before torch has been imported: help, mistakes, reports. Each may import torch where
 # it trains or loads a network, inside a function.
-TORCHLESS = ("cli", "config", "errors", "process", "records", "renamed", "report", "study")
+TORCHLESS = (
+    "cli", "commands", "config", "errors", "process", "records", "renamed", "report", "study",
+)  # fmt: skip
 # The command line, what overrides say and mean, and a study's values, of the same grammar.
 KNOW_HYDRA = {
     HOME / "cli" / "run.py", HOME / "cli" / "overrides.py", HOME / "cli" / "compose.py",

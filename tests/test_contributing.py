@@ -76,7 +76,7 @@ def test_a_step_is_one_function_in_every_run(tmp_path):
     )
     path.write_text(text, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "refine", *TINY, f"output_dir={tmp_path / 'run'}"],
+        [sys.executable, "-m", "refine", "run", *TINY, f"output_dir={tmp_path / 'run'}"],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from refine.config import fingerprint
-from refine.records.rows import EPOCHS_FILE, LOCK_FILE, LOG_FILE, SUMMARY_FILE
+from refine.records.lock import held
+from refine.records.rows import EPOCHS_FILE, LOG_FILE, SUMMARY_FILE
 from refine.report import runs
 
 NAME_LENGTH = 120  # of a directory; file systems end at 255 bytes
@@ -65,13 +65,8 @@ class Job:
         directory = self.directory
         if directory is None:
             return False
-        lock = FileLock(directory / LOCK_FILE)
-        try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError):
-            return True
-        lock.release()
-        return False
+        with held(directory) as free:
+            return not free
 
     def begun(self) -> bool:
         """Whether a process has begun to run it since the sweep was started."""

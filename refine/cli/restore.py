@@ -28,8 +28,9 @@ DESCRIPTION = """\
 Brings back the network of a run as it was before one of its cycles cut it.
 
 A run with cache=disk keeps in RUN_DIR/cache the network before each cut and, compressed, what each
-cycle cut. Without --cycle this lists what can be restored: a row for each number of cycles that
-the network had been through, with epoch, sparsity and test accuracy as the run recorded them then.
+cycle cut; one that takes channels out (pruner=structured) can keep neither. Without --cycle this
+lists what can be restored: a row for each number of cycles that the network had been through, with
+epoch, sparsity and test accuracy as the run recorded them then.
 """
 EXAMPLES = """\
 examples:
@@ -108,6 +109,11 @@ def _sources(run: Path) -> dict[int, Path]:
     if not directory.is_dir() and not any((run / name).exists() for name in RUN_FILES):
         raise ReportError(f"{run} {runs.FOREIGN}")
     if not directory.is_dir():
+        if _cuts_channels(run):
+            raise ReportError(
+                f"{run}: this run took channels out (pruner=structured), and only cuts of single "
+                "weights can be kept; there is no network from before them"
+            )
         raise ReportError(f"{run}: this run kept no networks; run it with cache=disk")
     found = files.kept(directory, files.NETWORK)
     status, cycles = _end(run)
@@ -117,6 +123,14 @@ def _sources(run: Path) -> dict[int, Path]:
     if not found:
         raise ReportError(f"{run}: no network is kept yet; the first is just before the first cut")
     return dict(sorted(found.items()))
+
+
+def _cuts_channels(run: Path) -> bool:
+    try:
+        settings = runs.settings_in(run / CONFIG_FILE)
+    except runs.Unusable:
+        return False
+    return settings.get("pruner.criterion", "none") != "none"
 
 
 def _end(run: Path) -> tuple[str | None, int | None]:

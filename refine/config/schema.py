@@ -327,7 +327,7 @@ class CheckpointConfig:
     )
     keep: bool = setting(
         "keep the last one when the run has finished, so that it can be resumed with more epochs",
-        default=True,
+        default=False,
     )
 
 
@@ -380,7 +380,10 @@ class RunConfig:
     )
     save_model: bool = setting("leave model.safetensors in the run's directory", default=True)
     resume: str | None = setting(
-        "directory of a run to resume, also with a larger trainer.epochs", text=True, default=None
+        "directory of a run to resume; one that has finished and was run with checkpoint.keep=true "
+        "takes a larger trainer.epochs",
+        text=True,
+        default=None,
     )
     start_from: str | None = setting(
         "network to start with: a run's directory or a .safetensors file; its weights of 0 are cut "

@@ -52,7 +52,7 @@ FILES = (
 # With this header, refine-run --config-path RUN_DIRECTORY accepts a resolved configuration.
 RERUN_HEADER = """\
 # This run's configuration, resolved. The same run again: refine-run --config-path DIRECTORY
-# To resume it: refine-run resume=DIRECTORY
+# To resume it where it was stopped: refine-run resume=DIRECTORY
 defaults:
   - schema
   - _self_

@@ -118,7 +118,7 @@ def read_run(directory: Path) -> Run:
     if summary["status"] != "finished":
         raise Unusable(f"{summary['status']}: {summary.get('reason') or 'no reason recorded'}")
     end = _measurement(summary, SUMMARY_FILE, epoch="epochs")
-    settings = _settings(directory / CONFIG_FILE)
+    settings = settings_in(directory / CONFIG_FILE)
     epochs = read_epochs(directory / EPOCHS_FILE)
     numbers = (row.epoch for row in epochs)
     if len(epochs) != end.epoch or any(map(int.__ne__, numbers, range(1, len(epochs) + 1))):
@@ -128,16 +128,25 @@ def read_run(directory: Path) -> Run:
 
 def read_epochs(path: Path) -> list[Measurement]:
     """The rows of a ``metrics.csv``; Unusable if it is broken or has none."""
+    rows = rows_of(path)
+    return [
+        _measurement(row, f"row {number} of {path.name}", epoch="epoch")
+        for number, row in enumerate(rows, start=1)
+    ]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a run's table as text; Unusable if it is broken or has none."""
     text = text_of(path)
     if text and not text.endswith("\n"):
         raise Unusable(f"{path.name} is truncated: its last line has no end")
-    rows: list[Measurement] = []
+    rows: list[dict[str, str]] = []
     try:
         for row in csv.DictReader(text.splitlines(), strict=True):
             where = f"row {len(rows) + 1} of {path.name}"
             if None in row or None in row.values():
                 raise Unusable(f"{where} has more or fewer values than the header has names")
-            rows.append(_measurement(row, where, epoch="epoch"))
+            rows.append(row)
     except csv.Error as error:
         raise Unusable(f"{path.name} is not valid CSV: {error}") from None
     if not rows:
@@ -161,7 +170,8 @@ def _measurement(row: dict[str, Any], where: str, epoch: str) -> Measurement:
     return Measurement(int(values[0]), int(values[1]), values[2], values[3])
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def settings_in(path: Path) -> dict[str, Any]:
+    """The settings in a run's ``config.yaml``, by dotted name; Unusable if it is none."""
     config = yaml_of(path)
     if not isinstance(config, dict) or not isinstance(config.get("seed"), int):
         raise Unusable(f"{path.name} is not a run's: it names no seed")

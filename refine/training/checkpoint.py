@@ -23,6 +23,10 @@ from refine.records.rows import CHECKPOINT_FILES, EPOCHS_FILE
 log = logging.getLogger("refine")
 MAGIC = b"runtime-refinement checkpoint 2, sha256 "
 OLD_MAGIC = b"runtime-refinement checkpoint 1, sha256 "  # of 0.1.0, with another layout
+NONE_KEPT = (
+    "the run has no checkpoint (checkpoint.every=0 saves none, and a finished run keeps one only "
+    "with checkpoint.keep=true)"
+)
 
 
 class Damaged(Exception):
@@ -77,7 +81,7 @@ class Checkpoints:
             log.warning("%s", problem)
         directory = self.latest.parent
         if state is None and insist and (problems or (directory / EPOCHS_FILE).exists()):
-            what = "; ".join(problems) or "it was run with checkpoint.every=0"
+            what = "; ".join(problems) or NONE_KEPT
             raise SettingError(
                 "resume",
                 f"there is nothing to resume in {directory}: {what}. "

@@ -10,7 +10,7 @@ from refine.config import settings
 from refine.config.fingerprint import plain
 from refine.config.schedules import chosen, settings_of
 from refine.errors import SettingError
-from refine.records.rows import CONFIG_FILE, LOCK_FILE
+from refine.records.rows import CHECKPOINT_FILES, CONFIG_FILE, LOCK_FILE
 from refine.report import runs
 from refine.setting import APART, flat, path_of, within
 
@@ -50,6 +50,8 @@ def place_of(config: DictConfig, directory: str | None) -> str | None:
 def finished(directory: Path, done: int) -> str:
     """What to say of a run that has finished its epochs."""
     more = f"trainer.epochs={done + 1} would train it further"
+    if not any((directory / name).exists() for name in CHECKPOINT_FILES):
+        more = "it kept no checkpoint to train further from, as checkpoint.keep=true would have"
     return f"{directory} has finished its {done} epochs; {more}"
 
 

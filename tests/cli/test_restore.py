@@ -194,6 +194,8 @@ def test_mistakes_are_answered_in_a_line(run, tmp_path, capsys):
     assert refused(capsys, tmp_path / "none") == f"{tmp_path / 'none'} does not exist"
     assert refused(capsys, run / "config.yaml").endswith("config.yaml is not a directory")
     assert refused(capsys, tmp_path) == f"{tmp_path} holds no run"
+    channels = record(tmp_path / "channels", 0.7, pruner__criterion="group_norm")
+    assert refused(capsys, channels).startswith(f"{channels}: this run took channels out")
     plain = record(tmp_path / "plain", 0.7)
     for arguments in ([], ["--cycle", "2"]):
         assert refused(capsys, plain, *arguments) == (

@@ -20,7 +20,7 @@ from refine.config import settings
 def subcommand(*arguments, cwd, code=None, **environment):
     """The command in a process of its own."""
     return subprocess.run(
-        [sys.executable, *(["-c", code] if code else ["-m", "refine"]), *arguments],
+        [sys.executable, *(["-c", code] if code else ["-m", "refine", "run"]), *arguments],
         cwd=cwd,
         env=os.environ | environment,
         capture_output=True,
@@ -268,7 +268,7 @@ def test_a_reader_that_has_seen_enough_and_poor_letters_cost_nothing(tmp_path):
     poor = os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C"}
     for several in ([], ["-m", "seed=1,2"]):
         place = tmp_path / f"ünï-{len(several)}"
-        command = [sys.executable, "-m", "refine", *several, *SMALL, f"output_dir={place}"]
+        command = [sys.executable, "-m", "refine", "run", *several, *SMALL, f"output_dir={place}"]
         process = subprocess.Popen(
             command, env=poor, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

@@ -350,6 +350,6 @@ def start(*arguments, cwd):
 def refine(*arguments, cwd):
     """The command in a process of its own, from the beginning."""
     return subprocess.run(
-        [sys.executable, "-m", "refine", *arguments],
+        [sys.executable, "-m", "refine", "run", *arguments],
         cwd=cwd, capture_output=True, text=True, timeout=300,
     )  # fmt: skip

@@ -91,7 +91,7 @@ def test_a_stopped_run_is_resumed_to_the_bit(settings, step, undisturbed, stoppe
 
 
 def test_more_epochs_and_a_network_to_begin_with(run):
-    first = run(*TINY, "pruner.ratio=0.3")
+    first = run(*TINY, "pruner.ratio=0.3", "checkpoint.keep=true")
     more = run(
         *TINY, "pruner.ratio=0.3", "trainer.epochs=5", f"resume={first.directory}", name="run"
     )
@@ -246,7 +246,7 @@ def test_stages_have_their_rates_and_weight_decay():
 
 
 def test_summary_and_checkpoint_hold_only_data(run):
-    done = run(*TINY, "pruner.target_speedup=2")
+    done = run(*TINY, "pruner.target_speedup=2", "checkpoint.keep=true")
     json.dumps(done.summary)
     state = torch.load(
         __import__("io").BytesIO(

@@ -271,6 +271,7 @@ def test_adaptive_measures_a_streams_tasks_anew(run):
 
 def test_a_finished_run_is_resumed_to_more_epochs_with_its_recovery(run):
     settings = fitting(*TINY, "schedule=one_shot", "schedule.start=2", "trainer.epochs=4")
+    settings.append("checkpoint.keep=true")
     for recovery in ("one_cycle", "weight_rewind"):
         done = run(*settings, f"recovery={recovery}", name=recovery)
         run(*settings, f"recovery={recovery}", "trainer.epochs=8", f"resume={done.directory}",

@@ -76,7 +76,7 @@ def test_what_a_run_leaves(run, figures):
     files = {path.name for path in done.directory.iterdir()}
     assert files - {".lock"} == {
         "metrics.csv", "cycles.csv", "summary.json", "config.yaml", "environment.json", "run.log",
-        "model.safetensors", "refinement.png", "checkpoint.pt", "network.json",
+        "model.safetensors", "refinement.png", "network.json",
     }  # fmt: skip
     epochs = pd.read_csv(done.directory / "metrics.csv")
     own = [entry.name for entry in dataclasses.fields(EpochRow)]

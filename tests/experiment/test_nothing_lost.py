@@ -121,7 +121,7 @@ def test_a_resumed_run_notices_other_data(run, tmp_path):
     home = digits_folder(tmp_path / "digits")
     settings = (
         *TINY[:-3], "dataset=image_folder", f"dataset.root={home}", "dataset.image_size=8",
-        "trainer.batch_size=20", "dataset.test_size=0",
+        "trainer.batch_size=20", "dataset.test_size=0", "checkpoint.keep=true",
     )  # fmt: skip
     done = run(*settings)
     first, second = sorted((home / "train").iterdir())[:2]

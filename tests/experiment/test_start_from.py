@@ -79,7 +79,7 @@ def other(pictures, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(pictures, tmp_path_factory):
     place = tmp_path_factory.mktemp("trained") / "run"
-    return run_in(place, *folder(f"dataset.root={pictures}")).directory
+    return run_in(place, *folder(f"dataset.root={pictures}", "checkpoint.keep=true")).directory
 
 
 def stored(path, classes=10, image=(3, 8, 8)):

@@ -19,6 +19,7 @@ from runs import digits_folder, rows
 
 from refine import experiment
 from refine.cli.compose import composed
+from refine.config import fingerprint
 from refine.errors import SettingError, Stop
 from refine.training.checkpoint import MAGIC, Checkpoints, Damaged, read
 from refine.training.state import rows as recorded_rows
@@ -329,10 +330,20 @@ def test_a_state_that_could_not_be_loaded_again_is_refused_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_last_one_is_kept_unless_told_otherwise(run):
-    assert {p.name for p in run(*TINY, name="a").directory.glob("checkpoint*")} == {"checkpoint.pt"}
-    gone = run(*TINY, "checkpoint.keep=false", name="b").directory
+def test_a_finished_run_keeps_the_last_one_if_asked_to(run, command):
+    kept = run(*TINY, "checkpoint.keep=true", name="a").directory
+    assert {p.name for p in kept.glob("checkpoint*")} == {"checkpoint.pt"}
+    gone = run(*TINY, name="b").directory
     assert not list(gone.glob("checkpoint*"))
+    before = (gone / "summary.json").read_bytes()
+    assert "would train it further" in command("resume=a").out
+    remedy = "checkpoint.keep=true"
+    assert remedy in command("resume=b").out
+    more = command("resume=b", "trainer.epochs=4")
+    assert (more.code, remedy in more.err, "--config-path b runs it" in more.err) == (1, True, True)
+    assert (gone / "summary.json").read_bytes() == before
+    assert composed([*TINY]).checkpoint.keep is False
+    assert fingerprint(composed([*TINY, "checkpoint.keep=true"])) == fingerprint(composed([*TINY]))
 
 
 def test_a_checkpoint_follows_every_cycle(run, monkeypatch):
@@ -492,7 +503,7 @@ def test_data_that_has_gone_is_named_and_the_run_can_wait_for_it(
 
 
 def test_the_state_holds_nothing_but_tensors_numbers_and_text(run):
-    state = read(run(*TINY).directory / "checkpoint.pt")
+    state = read(run(*TINY, "checkpoint.keep=true").directory / "checkpoint.pt")
 
     def kinds(value):
         if isinstance(value, dict):

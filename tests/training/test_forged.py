@@ -61,7 +61,8 @@ def changed(state, place, value):
 
 def check(run, depth, hostile, share=1):
     """share: one of so many values is tried at a place, another at the next."""
-    done, config = run(*TINY), composed([*TINY, "trainer.epochs=3"])
+    done = run(*TINY, "checkpoint.keep=true")
+    config = composed([*TINY, "trainer.epochs=3"])
     state = read(done.directory / "checkpoint.pt")
     wrong = []
     for i, place in enumerate(places(state, depth)):
@@ -80,7 +81,8 @@ def test_forged_checkpoints_end_in_a_line(run):
 
 
 def test_values_that_take_for_ever_or_write_where_they_must_not(run):
-    done, config = run(*TINY), composed([*TINY, "trainer.epochs=3"])
+    done = run(*TINY, "checkpoint.keep=true")
+    config = composed([*TINY, "trainer.epochs=3"])
     state = read(done.directory / "checkpoint.pt")
     for place, value, words in (
         (("optimizer", 0, "exp_avg"), torch.zeros(3), "exp_avg is (3,)"),

@@ -17,7 +17,7 @@ TINY = (*SMALL, "model=logistic", "dataset.image_size=8", "dataset.subset_size=4
 def victim(tmp_path_factory):
     """A finished run, and what is in it."""
     directory = tmp_path_factory.mktemp("victim") / "run"
-    run_in(directory, *TINY)
+    run_in(directory, *TINY, "checkpoint.keep=true")
     return directory
 
 

@@ -1,0 +1,1 @@
+"""What can the command ``refine`` do besides handing over to the others?"""
