@@ -110,7 +110,7 @@ def _accuracy(axes: Axes, epochs: pd.DataFrame, cuts: pd.DataFrame) -> None:
     labelled(axes, "epoch", "accuracy (%)")
     legend_over(axes, "Accuracy")
     if 0 < len(cuts) <= WRITTEN:
-        _write_costs(axes, cuts, epochs)
+        _write_costs(axes, cuts)
 
 
 def _cuts(axes: Axes, cuts: pd.DataFrame) -> None:
@@ -122,21 +122,21 @@ def _cuts(axes: Axes, cuts: pd.DataFrame) -> None:
     axes.plot(x, cuts[REPLAYED], marker="D", ms=3.5, mfc="white", label="replayed", **dots)
 
 
-def _write_costs(axes: Axes, cuts: pd.DataFrame, epochs: pd.DataFrame) -> None:
+def _write_costs(axes: Axes, cuts: pd.DataFrame) -> None:
     """The accuracies after the cut and after the replay, where there is room beside the marks."""
     low, high = axes.get_ylim()
     room = APART * (high - low)
-    after = dict(zip(epochs["epoch"], 100 * epochs["test_accuracy"], strict=True))
     for epoch, before, cut, replayed in cuts.to_numpy():
-        values = [cut] if before - cut > room else []
-        if replayed - cut > room and abs(after.get(epoch + 1, before) - replayed) > room:
+        values = [cut] if abs(before - cut) > room else []
+        if min(abs(replayed - cut), abs(replayed - before)) > room:
             values.append(replayed)
         for value in values:
             axes.annotate(
                 f"{value:.1f}",
                 (epoch + 0.5, value),
                 textcoords="offset points",
-                xytext=(4, -3),
+                xytext=(-4, -3),
+                ha="right",
                 fontsize=SMALL,
                 color=CUT,
                 path_effects=HALO,

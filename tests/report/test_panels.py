@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.text
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from recorded import record, stream
 
 from refine.report.cli import main
@@ -106,7 +107,7 @@ def test_nothing_is_clipped_hidden_or_too_small(tmp_path, kind):
     else:
         cut_run(run, macs=(600, 400) if kind == "channels" else ())
     figure = drawn(run, dense_macs=1000)
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     whole = figure.bbox
     for text in figure.findobj(matplotlib.text.Text):
         if text.get_text() and text.get_visible():
@@ -130,7 +131,7 @@ def test_many_levels_do_not_write_over_each_other(tmp_path):
     many = pd.concat([table.iloc[[0]]] * 60, ignore_index=True)
     many = many.assign(epoch=many.index + 1, cycles=many.index, sparsity=1 - 0.93**many.index)
     figure = run_figure(many)
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     boxes = [text.get_window_extent() for text in panel(figure, "Accuracy against sparsity").texts]
     assert len(boxes) > 5
     assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
