@@ -13,10 +13,10 @@ from refine.plain import of_picture
 from refine.report.stream import by_task, over_tasks
 from refine.report.style import (
     COLOURS,
-    CURVE,
     GREY,
     SMALL,
     TITLE,
+    curve,
     labelled,
     legend_over,
     plain_axes,
@@ -29,6 +29,7 @@ REPLAYED = "test_accuracy_after_replay"
 WRITTEN = 4  # cuts whose accuracies are written beside them; of more, the axis has to do
 APART = 0.1  # of the axis, between a label and a line
 BESIDE = 0.13  # of the sparsities, between two labels
+FEW = 12  # cycles that get a line from bottom to top
 SAME = 0.5  # points; two lines nearer than this everywhere are one
 HALO = [withStroke(linewidth=2, foreground="white")]
 
@@ -94,7 +95,13 @@ def _accuracy(axes: Axes, epochs: pd.DataFrame, cuts: pd.DataFrame) -> None:
     for name, colour in curves.items():
         column = f"{'train' if name == 'training' else name}_accuracy"
         if column in epochs:
-            axes.plot(epochs["epoch"], 100 * epochs[column], color=colour, label=name, **CURVE)
+            axes.plot(
+                epochs["epoch"],
+                100 * epochs[column],
+                color=colour,
+                label=name,
+                **curve(epochs),
+            )
     points = [(x, 100 * y, True) for x, y in epochs[["epoch", "test_accuracy"]].to_numpy()]
     for epoch, before, _, replayed in cuts.to_numpy():
         at = next((i for i, (x, *_) in enumerate(points) if x > epoch), len(points))
@@ -102,7 +109,7 @@ def _accuracy(axes: Axes, epochs: pd.DataFrame, cuts: pd.DataFrame) -> None:
         points.insert(at + 2, (epoch + 0.5, replayed, False))
     x, y, is_epoch = zip(*points, strict=True)
     marked = [index for index, is_one in enumerate(is_epoch) if is_one]
-    axes.plot(x, y, color=TEST, label="test", markevery=marked, **CURVE)
+    axes.plot(x, y, color=TEST, label="test", markevery=marked, **curve(epochs))
     if len(cuts):
         _cuts(axes, cuts)
     else:
@@ -168,7 +175,7 @@ def _size(axes: Axes, epochs: pd.DataFrame, macs: pd.Series | None) -> None:
 
 
 def _loss(axes: Axes, epochs: pd.DataFrame) -> None:
-    axes.plot(epochs["epoch"], epochs["train_loss"], color=TRAIN, label="training", **CURVE)
+    axes.plot(epochs["epoch"], epochs["train_loss"], color=TRAIN, label="training", **curve(epochs))
     mark_cycles(axes, epochs, "cycle")
     labelled(axes, "epoch", "cross-entropy (nats)")
     legend_over(axes, "Training loss")
@@ -180,7 +187,7 @@ def _accuracy_at_size(axes: Axes, epochs: pd.DataFrame, macs: pd.Series | None) 
     every = pd.DataFrame({"x": across, "y": 100 * epochs["test_accuracy"]})
     last = every.groupby(epochs["cycles"]).last()
     axes.plot(every["x"], every["y"], ".", color="#BBBBBB", ms=4, label="each epoch")
-    axes.plot(last["x"], last["y"], color=TEST, label="last epoch at this size", **CURVE)
+    axes.plot(last["x"], last["y"], color=TEST, label="last epoch at this size", **curve(last))
     axes.margins(x=0.08, y=0.15)
     span = float(last["x"].max() - last["x"].min())
     for index in spaced(last["x"].tolist(), BESIDE * span if span else 1.0):
@@ -200,8 +207,9 @@ def _accuracy_at_size(axes: Axes, epochs: pd.DataFrame, macs: pd.Series | None) 
 
 
 def mark_cycles(axes: Axes, epochs: pd.DataFrame, label: str) -> None:
-    """A dotted line for each cycle, before the first epoch that counts it."""
+    """A dotted line for each cycle, before the first epoch that counts it; many are short."""
     counted = epochs["cycles"].diff().fillna(epochs["cycles"]) > 0
+    top = 1.0 if counted.sum() <= FEW else 0.06
     for number, position in enumerate((epochs["epoch"][counted] - 0.5).tolist()):
         name = label if number == 0 else None
-        axes.axvline(position, color=GREY, ls=":", linewidth=1, label=name, zorder=0)
+        axes.axvline(position, ymax=top, color=GREY, ls=":", linewidth=1, label=name, zorder=0)

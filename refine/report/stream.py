@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.ticker import MaxNLocator
 
-from refine.report.style import COLOURS, CURVE, SMALL, labelled, legend_over
+from refine.report.style import COLOURS, SMALL, curve, labelled, legend_over
 
 TEST, FORGETTING, TASK = COLOURS[0], COLOURS[1], "#AAAAAA"
 LOW, HIGH = -4, 104  # a little beyond 0 and 100 %
@@ -39,7 +39,7 @@ def by_task(axes: Axes, epochs: pd.DataFrame) -> None:
             for row, of in zip(epochs["epoch"], tested, strict=True)
             if task < len(of)
         ]
-        axes.plot(*zip(*seen, strict=True), color=colour, label=f"task {task + 1}", **CURVE)
+        axes.plot(*zip(*seen, strict=True), color=colour, label=f"task {task + 1}", **curve(epochs))
     labelled(axes, "epoch", "test accuracy (%)")
     axes.set_ylim(LOW, HIGH)
     if count > TASKS_IN_LEGEND:
@@ -58,8 +58,8 @@ def by_task(axes: Axes, epochs: pd.DataFrame) -> None:
 def over_tasks(axes: Axes, epochs: pd.DataFrame) -> None:
     """Average accuracy and forgetting of the tasks so far, over epochs."""
     average, forgotten = 100 * epochs["average_accuracy"], 100 * epochs["forgetting"]
-    axes.plot(epochs["epoch"], average, color=TEST, label="average accuracy", **CURVE)
-    axes.plot(epochs["epoch"], forgotten, color=FORGETTING, label="forgetting", **CURVE)
+    axes.plot(epochs["epoch"], average, color=TEST, label="average accuracy", **curve(epochs))
+    axes.plot(epochs["epoch"], forgotten, color=FORGETTING, label="forgetting", **curve(epochs))
     low = LOW + min(0, forgotten.min())  # tasks can also get better
     _mark_tasks(axes, epochs, low, HIGH, "next task")
     labelled(axes, "epoch", "of the tasks so far (%)")

@@ -3,7 +3,7 @@
 A column of a paper is 3.5 inches wide; text is 7 to 9 points, so that it can be read in print.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ GREY, DARK = "#999999", "#444444"
 WIDTH, HEIGHT = 3.5, 2.5  # inches, without the legend
 TITLE, LABEL, SMALL = 9, 8, 7  # points
 LINE = 0.15  # inches of height for a line of SMALL text
-CURVE: dict[str, Any] = {"linewidth": 1.4, "marker": "o", "markersize": 2.5}  # over epochs
+MANY = 60  # epochs; the dots of more would be one thick line
 # What is written beside the PNG, by what the setting figure_formats says.
 ALSO = {"png": (), "pdf": (".pdf",), "svg": (".svg",), "all": (".pdf", ".svg")}
 # Letters stay letters: they can be searched for and edited, and journals take the fonts.
@@ -46,6 +46,11 @@ def one_panel(x: str, y: str) -> tuple[Figure, Axes]:
     plain_axes(axes)
     labelled(axes, x, y)
     return figure, axes
+
+
+def curve(points: Sized) -> dict[str, Any]:
+    """The style of a line over these ``points``."""
+    return {"linewidth": 1.4, "marker": "o" if len(points) <= MANY else "", "markersize": 2.5}
 
 
 def labelled(axes: Axes, x: str, y: str) -> None:
