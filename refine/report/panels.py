@@ -209,7 +209,7 @@ def _accuracy_at_size(axes: Axes, epochs: pd.DataFrame, macs: pd.Series | None) 
 def mark_cycles(axes: Axes, epochs: pd.DataFrame, label: str) -> None:
     """A dotted line for each cycle, before the first epoch that counts it; many are short."""
     counted = epochs["cycles"].diff().fillna(epochs["cycles"]) > 0
-    top = 1.0 if counted.sum() <= FEW else 0.06
+    top, style = (1.0, ":") if counted.sum() <= FEW else (0.04, "-")
     for number, position in enumerate((epochs["epoch"][counted] - 0.5).tolist()):
         name = label if number == 0 else None
-        axes.axvline(position, ymax=top, color=GREY, ls=":", linewidth=1, label=name, zorder=0)
+        axes.axvline(position, ymax=top, color=GREY, ls=style, lw=1, label=name, zorder=0)
