@@ -128,7 +128,7 @@ class Session:
         """Writes figure, network and summary; raises the error that has stopped the run, if any."""
         files, summary = self.files, self._summary()
         rows = [*self.recorded.rows, *self.recorded.episodes]
-        for work in (partial(files.mend, rows), self._draw, self._save_network):
+        for work in (partial(files.mend, rows), partial(self._draw, summary), self._save_network):
             try:
                 work()
             except (OSError, SettingError) as error:  # such as a full disk
@@ -145,9 +145,9 @@ class Session:
             raise stopped
         return summary
 
-    def _draw(self) -> None:
+    def _draw(self, summary: dict[str, Any]) -> None:
         try:
-            draw_run(self.files.path)
+            draw_run(self.files.path, self.settings.figure_formats, summary.get("dense_macs"))
         except OSError:
             raise
         except Exception as error:  # it can be drawn later, from the tables

@@ -12,8 +12,8 @@ from refine.renamed import current
 
 # Where and how a run is made and recorded. Runs that differ only in these are the same run.
 APART = (
-    "output_dir", "dataset.root", "device", "save_model", "resume", "checkpoint", "sweep",
-    "tracker",
+    "output_dir", "dataset.root", "device", "save_model", "figure_formats", "resume",
+    "checkpoint", "sweep", "tracker",
 )  # fmt: skip
 
 # Targets of a pruner of channels; a run has at most one.

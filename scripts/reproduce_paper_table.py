@@ -22,6 +22,7 @@ from seeds import asked, run_seeds
 from refine.records.files import write_text, written_whole
 from refine.report import groups, plots
 from refine.report.runs import Run
+from refine.report.style import save
 
 # Cycles so far: epoch, active parameters and test accuracy as published (de Beer 2026).
 PUBLISHED = {
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
     write_levels(home / "levels.csv", by_name)
     write_cycles(home / "cycles.csv", by_name)
     figure = plots.curves(named_groups(by_name))
-    plots.save(figure, home / "curves.png")
+    save(figure, home / "curves.png")
     for line in wrong:
         print(f"NOT REPRODUCED: {line}", file=sys.stderr)
     return 1 if wrong else 0

@@ -17,6 +17,7 @@ from seeds import asked, run_seeds
 from refine.records.files import write_text
 from refine.report import groups, plots
 from refine.report.runs import Run
+from refine.report.style import save
 
 WANTED = {0.385: 0.78, 0.9: 0.765, 0.95: 0.75, 0.98: 0.72}  # mean test accuracy aimed at
 PARAMETERS = 582_346
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> int:
         axes.plot(*point, marker="*", color="black", markersize=6, linestyle="none")
         if cycles == max(PUBLISHED):
             axes.annotate("the paper", point, (5, -9), textcoords="offset points", fontsize=7)
-    plots.save(figure, home / "pareto.png")
+    save(figure, home / "pareto.png")
     return 0
 
 

@@ -46,7 +46,7 @@ def quick_runs():
     """Runs in this process leave out what takes longer than a small run: drawing the figure,
     reading and resizing the digits each time, and waiting until files are on the disk itself."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "draw_run", lambda directory: None)
+        patch.setattr(experiment, "draw_run", lambda directory, *_: None)
         once = functools.cache(datasets.digits)
         digits = functools.wraps(datasets.digits)(lambda *given, **named: once(*given, **named))
         patch.setattr(datasets, "digits", digits)

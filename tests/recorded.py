@@ -1,8 +1,10 @@
 """Small recorded runs, and what a report says of them."""
 
 import json
+import statistics
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from refine.report import groups, runs
@@ -59,6 +61,24 @@ def sweep(directory: Path, **settings) -> None:
     """Three seeds with a mean of 0.72 and a standard deviation of 0.02."""
     for seed, accuracy in ((1, 0.70), (2, 0.72), (3, 0.74)):
         record(directory / str(seed), accuracy, seed, **settings)
+
+
+def stream(directory: Path, tasks: int, forgotten: float = 0.25) -> Path:
+    """A run of two epochs a task, in which the tasks before the latest lose ``forgotten``."""
+    run = record(directory, 0.7)
+    rows = []
+    for epoch in range(1, 2 * tasks + 1):
+        seen = (epoch + 1) // 2
+        accuracies = [0.9 - forgotten] * (seen - 1) + [0.9]
+        rows.append(
+            {"epoch": epoch, "train_loss": 0.5, "train_accuracy": 0.9, "test_accuracy": 0.8}
+            | {"sparsity": 0.0, "prunable_sparsity": 0.0, "cycles": 0, "task": seen}
+            | {"average_accuracy": statistics.fmean(accuracies)}
+            | {"forgetting": forgotten if seen > 1 else 0.0}
+            | {"task_accuracies": json.dumps(accuracies)}
+        )
+    pd.DataFrame(rows).to_csv(run / "metrics.csv", index=False)
+    return run
 
 
 def grouped(directory: Path) -> groups.Grouping:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from refine.bench.names import FORMS, USUAL_ON_CPU, USUAL_ON_GPU
+from refine.config.choices import FIGURES
 from refine.errors import one_of
 from refine.process import version
 
@@ -119,6 +120,12 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         help="where to write; default RUN_DIR/bench, of several runs results/bench/<date>/<time>",
+    )
+    parser.add_argument(
+        "--figure-formats",
+        choices=FIGURES,
+        default="png",
+        help="of the picture: " + "; ".join(f"{name}: {what}" for name, what in FIGURES.items()),
     )
     parser.add_argument("--force", action="store_true", help="overwrite an earlier measurement")
 

@@ -48,7 +48,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     )
     with _progress() as show_progress, TemporaryDirectory(prefix="refine-bench-") as place:
         comparison = compare(options, Path(place), show_progress)
-    _write(to, comparison.rows, comparison.record())
+    _write(to, comparison.rows, comparison.record(), arguments.figure_formats)
     _show(comparison.rows, comparison.skipped, comparison.sentences)
     print(f"wrote {to / CSV_FILE}, {JSON_FILE} and {FIGURE_FILE}")
 
@@ -87,14 +87,14 @@ def _progress() -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def _write(to: Path, rows: list[BenchRow], record: dict[str, Any]) -> None:
+def _write(to: Path, rows: list[BenchRow], record: dict[str, Any], formats: str) -> None:
     """Writes all three files, once the content of all is complete."""
     from refine.bench.picture import speedups
-    from refine.report.plots import save
+    from refine.report.style import save_all
 
     figure, text = speedups(rows), json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     to.mkdir(parents=True, exist_ok=True)
-    save(figure, to / FIGURE_FILE)
+    save_all(figure, to / FIGURE_FILE, formats)
     write_text(to / JSON_FILE, text)
     write_text(to / CSV_FILE, as_csv(rows))
 

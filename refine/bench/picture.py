@@ -1,105 +1,135 @@
-"""Was a network as much faster as its multiply-accumulates promised?"""
+"""How much faster did each form of a network become, at each batch size?"""
 
-from collections.abc import Mapping, Sequence
-from itertools import cycle
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from refine.bench.rows import DENSE, EXPORTED, BenchRow, compared
-from refine.bench.summary import reference_batch
-from refine.report.plots import COLOURS, HEIGHT, one_panel
+from refine.bench.rows import DENSE, BenchRow, compared
+from refine.plain import of_picture
+from refine.report.style import COLOURS, DARK, LABEL, LINE, SMALL, WIDTH, plain_axes
 
-MARKERS = "osD^vP*X"
-TICKS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
-GREY, DARK = "#999999", "#444444"
-MORE_COLOURS = ("#882255", "#999933", "#44AA99", "#332288")  # Tol's, after Okabe and Ito's
-DOT: Mapping[str, Any] = {"markersize": 4.5, "markeredgewidth": 0.9, "linestyle": "none"}
-REFERENCES: tuple[tuple[str, Literal["--", ":"]], ...] = (("as promised", "--"), ("no gain", ":"))
-APART = 0.014  # of the picture's width, between two forms of one network
+WIDE = 6.0  # times; speed-ups further apart need a logarithmic axis
+BAR = 0.16  # inches, with the gap beside it
+LARGEST = 7.0  # inches of width, a page of a paper
+WRITTEN = 24  # bars in a panel that have their number written on them
+PROMISED: dict[str, Any] = {"color": COLOURS[1], "linestyle": "--", "linewidth": 1.1}
+NO_GAIN: dict[str, Any] = {"color": DARK, "linestyle": ":", "linewidth": 1.0}
+Network = tuple[str, str]  # the run and what became of it
+Pairs = Sequence[tuple[BenchRow, float]]
 
 
 def speedups(rows: Sequence[BenchRow]) -> Figure:
-    """Measured against promised speed-up. Each form has a colour and each run a marker, which is
-    filled for the refined network and hollow for the exported one. A thin line leads from the
-    slowest to the fastest batch size. The forms of a network have the same promise, and are drawn
-    a little beside each other."""
-    batch = reference_batch(rows)
+    """The measured speed-up of each network, in a panel each: bars by form and, the darker the
+    larger, by batch size. Lines are what fewer multiply-accumulates promised, and no gain."""
     shown = [(row, speedup) for row, speedup in compared(rows) if row.contestant != DENSE]
-    figure, axes = one_panel("speed-up promised by fewer MACs", "speed-up measured")
-    forms = list(dict.fromkeys(row.form for row in rows))
-    runs = list(dict.fromkeys(row.run for row in rows))
-    colours = dict(zip(forms, cycle(COLOURS + MORE_COLOURS), strict=False))
-    markers = dict(zip(runs, cycle(MARKERS), strict=False))
-    across = [1.0, *(row.promised_speedup for row, _ in shown)]
-    up = [1.0, *(speedup for _, speedup in shown)]
-    left, right = min(across) / 1.25, max(across) * 1.25
+    by_network: dict[Network, list[tuple[BenchRow, float]]] = {}
     for row, speedup in shown:
-        if row.batch != batch:
-            continue
-        beside = APART * (forms.index(row.form) - (len(forms) - 1) / 2)
-        x, colour = row.promised_speedup * (right / left) ** beside, colours[row.form]
-        all_batches = [value for other, value in shown if _series(other) == _series(row)]
-        axes.vlines(x, min(all_batches), max(all_batches), linewidth=0.8, color=colour)
-        inside = "white" if row.contestant == EXPORTED else colour
-        marker = markers[row.run]
-        axes.plot(x, speedup, color=colour, marker=marker, markerfacecolor=inside, **DOT)
-    _scale(axes, (left, right), (min(up) / 1.1, max(*up, max(across)) * 1.1), up)
-    dots = {form: {"color": colours[form], "marker": "o"} for form in forms}
-    if len(runs) > 1:
-        dots |= {run: {"color": DARK, "marker": markers[run]} for run in runs}
-    if any(row.contestant == EXPORTED for row, _ in shown):
-        hollow = {"color": DARK, "marker": markers[runs[0]], "markerfacecolor": "white"}
-        dots["hollow: exported"] = hollow
-    _legend(figure, dots, _title(rows, batch))
+        by_network.setdefault((row.run, row.contestant), []).append((row, speedup))
+    forms = list(dict.fromkeys(row.form for row, _ in shown))
+    batches = sorted({row.batch for row in rows})
+    bars = len(forms) * (len(batches) + 1)
+    width = min(LARGEST, max(WIDTH, 0.6 + BAR * bars))
+    count = max(1, len(by_network))
+    figure = Figure(figsize=(width, 0.7 + 1.7 * count), layout="constrained")
+    panels = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    colours = _colours(len(batches))
+    ends = [1.0, *(row.promised_speedup for row, _ in shown), *(speedup for _, speedup in shown)]
+    far = max(ends) > WIDE
+    for axes, (network, pairs) in zip(panels, by_network.items(), strict=False):
+        _bars(axes, pairs, (forms, batches, colours), 1.0 if far else 0.0)
+        name = f"{network[0]}, {network[1]}"
+        axes.set_title(of_picture(name), fontsize=LABEL, loc="left")
+    for axes in panels:
+        plain_axes(axes)
+        axes.grid(visible=False, axis="x")
+        axes.axhline(1, zorder=3, **NO_GAIN)
+        axes.set_ylabel("speed-up", fontsize=LABEL)
+        _scale(axes, min(ends), max(ends), far)
+    panels[-1].set_xticks(range(len(forms)), map(of_picture, forms), fontsize=SMALL)
+    if max(map(len, forms), default=0) * 0.06 > width / max(1, len(forms)):
+        for name in panels[-1].get_xticklabels():
+            name.set(rotation=25, ha="right", rotation_mode="anchor")
+    handles: list[Any] = [
+        Patch(color=colour, label=f"batch {batch}")
+        for batch, colour in zip(batches, colours, strict=True)
+    ]
+    handles += [Line2D([], [], label="as promised by MACs", **PROMISED)]
+    handles += [Line2D([], [], label="no gain", **NO_GAIN)]
+    _legend(figure, handles, _title(rows))
     return figure
 
 
-def _scale(
-    axes: Axes, across: tuple[float, float], upright: tuple[float, float], up: Sequence[float]
+def _bars(
+    axes: Axes, pairs: Pairs, of: tuple[list[str], list[int], list[Any]], start: float
 ) -> None:
-    """Logarithmic axes with these limits, and the lines of what was promised and of no gain."""
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
-    low, high = min(across[0], *up) / 2, max(across[1], *up) * 2
-    axes.plot([low, high], [low, high], color=GREY, linewidth=0.9, linestyle="--", zorder=0)
-    axes.axhline(1, color=GREY, linewidth=0.9, linestyle=":", zorder=0)
-    axes.set_xlim(*across)
-    axes.set_ylim(*upright)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(FixedLocator(TICKS))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    """A bar from ``start`` for each form and batch size; less than ``start`` leads down."""
+    forms, batches, colours = of
+    bar = 0.8 / len(batches)
+    for row, speedup in pairs:
+        place, order = forms.index(row.form), batches.index(row.batch)
+        x = place + bar * (order - (len(batches) - 1) / 2)
+        axes.bar(x, speedup - start, 0.92 * bar, bottom=start, color=colours[order])
+        if len(forms) * len(batches) <= WRITTEN:
+            axes.annotate(
+                f"{speedup:.1f}" if speedup < 10 else f"{speedup:.0f}",
+                (x, speedup),
+                textcoords="offset points",
+                xytext=(0, -1.5 if speedup < start else 1.5),
+                ha="center",
+                va="top" if speedup < start else "bottom",
+                fontsize=SMALL,
+            )
+    for form in {row.form for row, _ in pairs}:
+        promised = next(row.promised_speedup for row, _ in pairs if row.form == form)
+        place = forms.index(form)
+        axes.hlines(promised, place - 0.5, place + 0.5, zorder=3, **PROMISED)
+    axes.set_xlim(-0.6, len(forms) - 0.4)
 
 
-def _legend(figure: Figure, dots: Mapping[str, Mapping[str, Any]], title: str) -> None:
-    handles = [Line2D([], [], label=name, **DOT, **style) for name, style in dots.items()]
-    for name, line in REFERENCES:
-        handles.append(Line2D([], [], color=GREY, linestyle=line, linewidth=0.9, label=name))
-    figure.set_figheight(HEIGHT + 0.4 + 0.16 * ((len(handles) + 1) // 2))
+def _colours(count: int) -> list[Any]:
+    """From light to dark, so that the order is seen with every form of colour vision."""
+    blues = colormaps["Blues"]
+    return [blues(0.35 + 0.55 * (n / (count - 1) if count > 1 else 0.6)) for n in range(count)]
+
+
+def _scale(axes: Axes, low: float, high: float, far: bool) -> None:
+    """An axis from 0; where speed-ups are far apart, a logarithmic one."""
+    if not far:
+        axes.set_ylim(0, 1.15 * high)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    else:
+        axes.set_yscale("log", base=2)
+        axes.set_ylim(low / 1.5, 1.4 * high)
+        axes.yaxis.set_major_locator(FixedLocator([0.25, 0.5, 1, 2, 4, 8, 16, 32, 64]))
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+
+
+def _legend(figure: Figure, handles: list[Any], title: str) -> None:
+    lines = 1 + -(-len(handles) // 3)
+    figure.set_figheight(figure.get_figheight() + LINE * lines)
     figure.legend(
         handles=handles,
         title=title,
-        title_fontsize=7,
-        fontsize=7,
+        title_fontsize=SMALL,
+        fontsize=SMALL,
         frameon=False,
-        ncols=2,
+        ncols=3,
+        handlelength=1.8,
+        columnspacing=1.2,
         loc="outside lower center",
     )
 
 
-def _title(rows: Sequence[BenchRow], batch: int) -> str:
+def _title(rows: Sequence[BenchRow]) -> str:
     threads = rows[0].threads
     device = f"{threads} CPU thread{'s' * (threads != 1)}"
     if rows[0].device.startswith("cuda"):
         device = "GPU"
-    span = "" if len({row.batch for row in rows}) == 1 else "; lines: all batch sizes"
-    return f"batches of {batch}, {device}{span}"
-
-
-def _series(row: BenchRow) -> tuple[str, str, str]:
-    """What the rows of all batch sizes have in common."""
-    return row.run, row.contestant, row.form
+    return f"measured on {device}, against the dense network in the same form"

@@ -127,7 +127,7 @@ def _sources(run: Path) -> dict[int, Path]:
 
 def _cuts_channels(run: Path) -> bool:
     try:
-        settings = runs.settings_in(run / CONFIG_FILE)
+        settings = runs.settings_of(run)
     except runs.Unusable:
         return False
     return settings.get("pruner.criterion", "none") != "none"

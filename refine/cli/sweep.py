@@ -157,7 +157,7 @@ def report(jobs: list[Job], console: Console, write: Callable[[str], None]) -> i
         table = tables.of_groups(grouping)
         write(tables.written(table, "table"))
         write_text(place / "report.csv", tables.written(table, "csv"))
-        picture = _draw(grouping, place)
+        picture = _draw(grouping, jobs)
         console.print(f"report  {place / 'report.csv'}\nfigure  {picture}")
     rest = [job for job in jobs if not job.finished() or job.directory in broken]
     if rest:
@@ -179,12 +179,16 @@ def _list_rest(rest: list[Job], broken: dict[Path, str], console: Console) -> No
     console.print("The same command resumes these; each run.log says in full what happened.")
 
 
-def _draw(grouping: groups.Grouping, place: Path) -> Path:
+def _draw(grouping: groups.Grouping, jobs: list[Job]) -> Path:
     from refine.report import plots  # only here: matplotlib takes long to import
+    from refine.report.grid import grid, swept
+    from refine.report.style import save_all
 
+    lost = [job.directory for job in jobs if job.directory and not job.finished()]
     try:
-        name, figure = "grid", plots.grid(grouping, *plots.swept(grouping, None))
+        name, figure = "grid", grid(grouping, *swept(grouping, None), lost)
     except ReportError:  # not two settings
         name, figure = "pareto", plots.pareto(grouping)
-    plots.save(figure, place / f"{name}.png")
-    return place / f"{name}.png"
+    path = jobs[0].place / f"{name}.png"
+    save_all(figure, path, jobs[0].config.figure_formats)
+    return path

@@ -99,7 +99,7 @@ def read(directory: Path, *, alone: bool = False) -> Listed:
         told = plain(summary.get("status") or "stopped")[:20]
         status = STATUSES.get(told, told)
     has_settings = (directory / CONFIG_FILE).exists()
-    settings = runs.settings_in(directory / CONFIG_FILE) if has_settings else {}
+    settings = runs.settings_of(directory) if has_settings else {}
     reason = summary.get("reason")
     reason = None if reason is None else plain(reason)[: runs.REASON]
     if not (directory / EPOCHS_FILE).exists():

@@ -156,6 +156,12 @@ INITIALS = {
     "stale": "the weight's value when it was cut",
     "reference": "the weight's value in the denser network",
 }
+FIGURES = {
+    "png": "PNG, for a screen",
+    "pdf": "PNG and PDF, for a paper",
+    "svg": "PNG and SVG, to be edited",
+    "all": "all three",
+}
 MODES = {
     "offline": "into files in the run's directory, which wandb sync sends",
     "online": "sent at once; log in first with wandb login",

@@ -379,6 +379,9 @@ class RunConfig:
         default=None,
     )
     save_model: bool = setting("leave model.safetensors in the run's directory", default=True)
+    figure_formats: str = setting(
+        "files that the figure is written to", choices=choices.FIGURES, default="png"
+    )
     resume: str | None = setting(
         "directory of a run to resume; one that has finished and was run with checkpoint.keep=true "
         "takes a larger trainer.epochs",

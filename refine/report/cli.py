@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from refine.errors import ReportError
@@ -79,7 +79,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         choices=PLOTS,
         help="a picture instead of a table. curves: test accuracy over epochs; pareto: against "
         "sparsity; grid: a heat map of final test accuracy over two swept settings; panels: "
-        "each run's refinement.png again, in its own directory",
+        "each run's refinement.png again, in its own directory, or that of one run as --output",
     )
     parser.add_argument(
         "--grid",
@@ -99,8 +99,6 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--plot makes a picture, --format and --paired a table; choose one")
     if arguments.grid and arguments.plot != "grid":
         parser.error("--grid needs --plot grid")
-    if arguments.output and arguments.plot == "panels":
-        parser.error("--plot panels writes into the runs' own directories; omit --output")
     if arguments.output and arguments.plot and arguments.output.suffix.lower() not in PICTURES:
         parser.error(f"--output: a picture ends in {', '.join(PICTURES)}, not {arguments.output}")
     return arguments
@@ -110,7 +108,7 @@ def _report(arguments: argparse.Namespace) -> None:
     directories, foreign = runs.find(arguments.directories)
     _name_left_out(foreign)
     if arguments.plot == "panels":
-        _draw_panels(directories)
+        _draw_panels(directories, arguments.output)
         return
     finished, left_out = runs.read(directories)
     _name_left_out(left_out)
@@ -121,7 +119,7 @@ def _report(arguments: argparse.Namespace) -> None:
         if seeds := groups.repeated_seeds(group):
             _note(f"note: {group.name} has several runs of seed {seeds}; all of them count")
     if arguments.plot:
-        _draw(grouping, arguments)
+        _draw(grouping, arguments, left_out)
         return
     if arguments.paired:
         reference = groups.select(grouping.groups, arguments.paired)
@@ -136,31 +134,43 @@ def _report(arguments: argparse.Namespace) -> None:
         print(text.encode(encoding, "replace").decode(encoding), end="")
 
 
-def _draw(grouping: groups.Grouping, arguments: argparse.Namespace) -> None:
+def _draw(
+    grouping: groups.Grouping, arguments: argparse.Namespace, left_out: Iterable[Path]
+) -> None:
     from refine.report import plots  # only now: a table needs no matplotlib
+    from refine.report.grid import grid, swept
+    from refine.report.style import save
 
     if arguments.plot == "grid":
-        figure = plots.grid(grouping, *plots.swept(grouping, arguments.grid))
+        figure = grid(grouping, *swept(grouping, arguments.grid), left_out)
     else:
         figure = {"curves": plots.curves, "pareto": plots.pareto}[arguments.plot](grouping)
     path = arguments.output or Path(f"{arguments.plot}.png")
-    _write(path, lambda path: plots.save(figure, path))
+    _write(path, lambda path: save(figure, path))
 
 
-def _draw_panels(directories: list[Path]) -> None:
-    from refine.report.figure import draw_run
+def _draw_panels(directories: list[Path], output: Path | None) -> None:
+    from refine.report.figure import draw_run, drawn
+    from refine.report.style import save
 
-    drawn = 0
+    if output and len(directories) != 1:
+        raise ReportError(f"--output: is for the panels of one run; here are {len(directories)}")
+    done = 0
     for directory in directories:
         try:
             runs.read_epochs(directory / runs.EPOCHS_FILE)  # unfinished runs may be drawn too
-            print(f"wrote {plain(draw_run(directory))}")
-            drawn += 1
+            if output:
+                figure = drawn(directory)
+            else:
+                print(f"wrote {plain(draw_run(directory))}")
+            done += 1
         except Exception as error:  # whatever the columns of a foreign table do to a drawing
             reason = " ".join(str(error).split()) or type(error).__name__
             _name_left_out({directory: reason[: runs.REASON]})
-    if not drawn:
+    if not done:
         raise ReportError("there is no run to draw in what was given")
+    if output:
+        _write(output, lambda path: save(figure, path))
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:

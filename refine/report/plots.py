@@ -1,41 +1,40 @@
-"""What do groups of runs look like side by side in a figure?
+"""How accurate are groups of runs, over epochs and against sparsity?
 
 Pictures are 3.5 inches wide, a column of a paper, with text of 7 and 8 points.
 """
 
 import statistics
 import textwrap
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from refine.errors import ReportError
 from refine.plain import of_picture
-from refine.records.files import written_whole
-from refine.report.groups import Group, Grouping, order, spread
+from refine.report.groups import Group, Grouping, spread
+from refine.report.runs import Measurement
+from refine.report.style import COLOURS, DARK, HEIGHT, LINE, SMALL, one_panel
 
-# Okabe and Ito's colours (2008), without the yellow, which is too light for white paper.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # After seven groups the colours start again, with the next line and marker.
 REPEATS = (("-", "o"), ("--", "s"), (":", "^"))
-WIDTH, HEIGHT = 3.5, 2.5  # inches, without the legend
+MARKERS = "osD^vPX*"
+FRONT: dict[str, Any] = {"color": DARK, "linewidth": 0.9, "linestyle": "-"}
+DENSE: dict[str, Any] = {"linewidth": 1.2, "linestyle": (0, (5, 2))}
+MARGIN = 0.05  # of the axis, beyond what is drawn
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes ``figure`` in the format that the path's ending says."""
-    with written_whole(path) as part:
-        figure.savefig(part, format=path.suffix.removeprefix("."), dpi=300)
+class Point(NamedTuple):
+    """A group's means at one number of cycles, in per cent."""
+
+    sparsity: float
+    accuracy: float
 
 
 def curves(grouping: Grouping) -> Figure:
     """Test accuracy over epochs: each group's mean, and the band from its lowest run to its
-    highest; a dot is the last epoch before a cycle."""
+    highest; a dot is the last epoch before a cut."""
     figure, axes = one_panel("epoch", "test accuracy (%)")
     for position, group in enumerate(grouping.groups):
         style = _style(position)
@@ -48,114 +47,110 @@ def curves(grouping: Grouping) -> Figure:
         low, high = zip(*((min(values), max(values)) for values in by_epoch.values()), strict=True)
         axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
         lasts = {row.epoch for rows in group.levels().values() for row in rows} - {max(epochs)}
+        if _is_dense(group):
+            lasts = set()  # its cycles cut nothing
         alone = len(epochs) == 1  # a line of one point would be invisible
         marked = [index for index, epoch in enumerate(epochs) if epoch in lasts or alone]
         axes.plot(epochs, mean, linewidth=1.2, markevery=marked, markersize=2.5, **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    handles = [_handle(n, _is_dense(group)) for n, group in enumerate(grouping.groups)]
     several = any(len(group.runs) > 1 for group in grouping.groups)
-    band = "mean; band: lowest to highest run; " if several else ""
-    _legend(figure, grouping, band + "marked: a cycle follows")
+    notes = ["mean; band: lowest to highest run"] if several else []
+    if not all(_is_dense(group) for group in grouping.groups):
+        notes.append("marked: a cut follows")
+    _legend(figure, handles, [_label(group) for group in grouping.groups], "; ".join(notes))
     return figure
 
 
 def pareto(grouping: Grouping) -> Figure:
-    """Test accuracy against sparsity: each group's means at every level of cycles, joined, and at
-    the end, larger, with 95 % t intervals."""
+    """Test accuracy against sparsity: each group's mean at the end with 95 % t intervals, small
+    its means before its cuts, and the front of them all. Groups that cut nothing are lines."""
     figure, axes = one_panel("sparsity (% of all parameters)", "test accuracy (%)")
+    handles: list[Line2D] = []
+    points: list[Point] = []
     for position, group in enumerate(grouping.groups):
-        style = _style(position)
-        levels = [*group.levels().values(), [run.end for run in group.runs]]
-        points = []
-        for size, rows in zip([3] * (len(levels) - 1) + [5.5], levels, strict=True):
-            sparsities = [100 * row.sparsity for row in rows]
-            accuracies = [100 * row.test_accuracy for row in rows]
-            points.append((statistics.fmean(sparsities), statistics.fmean(accuracies)))
-            axes.errorbar(
-                *points[-1],
-                xerr=spread(sparsities).half_width or None,  # at a fixed ratio it is 0
-                yerr=spread(accuracies).half_width,
-                marker=style["marker"],
-                markersize=size,
-                color=style["color"],
-                elinewidth=0.8,
-                capsize=2,
-            )
-        axes.plot(*zip(*points, strict=True), linewidth=1.0, alpha=0.7, markersize=0, **style)
+        dense = _is_dense(group)
+        if dense:
+            _dense_line(axes, group, _style(position)["color"])
+        else:
+            points += _points(axes, group, _alone(position))
+        handles.append(_handle(position, dense, joined=False))
+    labels = [_label(group) for group in grouping.groups]
+    if len(ahead := front(points)) > 1:
+        least = min(point.sparsity for point in points)  # the first is the best from there on
+        x, y = zip(ahead[0]._replace(sparsity=least), *ahead, strict=True)
+        axes.step(x, y, where="pre", zorder=1, **FRONT)
+        handles.append(Line2D([], [], **FRONT))
+        labels.append("front: the best mean at this sparsity or above")
+    _within_percent(axes)
     several = any(len(group.runs) > 1 for group in grouping.groups)
-    note = "means with 95 % t intervals; large: the end" if several else "large: the end"
-    _legend(figure, grouping, note)
+    notes = ["means with 95 % t intervals"] if several else []
+    if points:
+        notes.append("large: the end; small: before a cut")
+    _legend(figure, handles, labels, "; ".join(notes))
     return figure
 
 
-def swept(grouping: Grouping, chosen: list[str] | None) -> tuple[str, str]:
-    """The settings of a grid's x and y axis; ReportError if it is not clear which."""
-    if chosen is None:
-        differing = list(grouping.shown)
-        if len(differing) != 2:
-            which = f": {', '.join(differing)}" if differing else ""
-            raise ReportError(
-                f"a grid needs exactly two settings that differ; here {len(differing)} do{which}"
-                + (". Choose with --grid X Y" if len(differing) > 2 else "")
-            )
-        return differing[0], differing[1]
-    known = list(grouping.groups[0].settings)
-    for name in chosen:
-        if name not in known:
-            differ = ", ".join(known) or "none"
-            raise ReportError(f"--grid: {name} does not differ between these runs. Known: {differ}")
-    if chosen[0] == chosen[1]:
-        raise ReportError("--grid: needs two settings, not one twice")
-    return chosen[0], chosen[1]
+def front(points: list[Point]) -> list[Point]:
+    """The points that no other one beats in both accuracy and sparsity, by sparsity."""
+    ahead: list[Point] = []
+    for point in sorted(points, reverse=True):
+        if not ahead or point.accuracy > ahead[-1].accuracy:
+            ahead.append(point)
+    return ahead[::-1]
 
 
-def grid(grouping: Grouping, across: str, up: str) -> Figure:
-    """Mean final test accuracy for every pair of values of two settings, as a heat map."""
-    cells: dict[tuple[str, str], list[float]] = {}
-    for group in grouping.groups:
-        place = group.settings[up], group.settings[across]
-        cells.setdefault(place, []).extend(100 * run.end.test_accuracy for run in group.runs)
-    rows, columns = (sorted({place[axis] for place in cells}, key=order) for axis in (0, 1))
-    nothing = float("nan")
-    means = [
-        [statistics.fmean(cells.get((row, column), [nothing])) for column in columns]
-        for row in rows
-    ]
-    width, height = max(WIDTH, 1.3 + 0.5 * len(columns)), max(1.8, 1.0 + 0.4 * len(rows))
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes, scale = figure.subplots(), Normalize()
-    image = axes.imshow(means, colormaps["cividis"], norm=scale, aspect="auto", origin="lower")
-    for (row, column), values in cells.items():
-        y, x = rows.index(row), columns.index(column)
-        red, green, blue, _ = image.cmap(scale(means[y][x]))
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        label = f"{means[y][x]:.2f}\nn={len(values)}"
-        colour = "white" if dark else "black"
-        axes.text(x, y, label, ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(columns)), map(of_picture, columns), fontsize=7)
-    axes.set_yticks(range(len(rows)), map(of_picture, rows), fontsize=7)
-    axes.set_xlabel(of_picture(across), fontsize=8)
-    axes.set_ylabel(of_picture(up), fontsize=8)
-    bar = figure.colorbar(image, ax=axes)
-    bar.set_label("final test accuracy (%)", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
-    pooled = [name for name in grouping.shown if name not in (across, up)]
-    if pooled:
-        axes.set_title(
-            textwrap.fill(of_picture(f"pooled over {', '.join(pooled)}"), 50), fontsize=7
-        )
-    return figure
+def _is_dense(group: Group) -> bool:
+    """Whether nothing was cut in any of its runs."""
+    return all(row.sparsity == 0 for run in group.runs for row in (*run.epochs, run.end))
 
 
-def one_panel(x: str, y: str) -> tuple[Figure, Axes]:
-    """An empty picture, one column wide, with labelled axes."""
-    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-    axes = figure.subplots()
-    axes.set_xlabel(x, fontsize=8)
-    axes.set_ylabel(y, fontsize=8)
-    axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.25, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def _dense_line(axes: Axes, group: Group, colour: str) -> None:
+    found = spread([100 * run.end.test_accuracy for run in group.runs])
+    assert found.mean is not None
+    axes.axhline(found.mean, color=colour, zorder=1, **DENSE)
+    if found.interval:
+        low, high = found.interval
+        axes.axhspan(max(0, low), min(100, high), color=colour, alpha=0.12, lw=0, zorder=0)
+
+
+def _points(axes: Axes, group: Group, style: dict[str, Any]) -> list[Point]:
+    """Draws a group's means; at the end with intervals."""
+    levels = list(group.levels().values())
+    ends = [run.end for run in group.runs]
+    if levels and levels[-1][0].sparsity == ends[0].sparsity:
+        levels.pop()  # no cut came after the last epoch
+    points = []
+    for rows in levels:
+        points.append(_mean(rows))
+        axes.plot(*points[-1], markersize=2.5, alpha=0.7, **style)
+    points.append(end := _mean(ends))
+    across = spread([100 * row.sparsity for row in ends]).half_width or 0
+    up = spread([100 * row.test_accuracy for row in ends]).half_width or 0
+    axes.errorbar(
+        *end,
+        xerr=[[across], [across]] if across else None,  # at a fixed ratio it is 0
+        # no accuracy is below 0 or above 100 %, however wide the interval of two runs is
+        yerr=[[min(up, end.accuracy)], [min(up, 100 - end.accuracy)]] if up else None,
+        markersize=5,
+        elinewidth=0.8,
+        capsize=2,
+        **style,
+    )
+    return points
+
+
+def _mean(rows: list[Measurement]) -> Point:
+    return Point(
+        statistics.fmean(100 * row.sparsity for row in rows),
+        statistics.fmean(100 * row.test_accuracy for row in rows),
+    )
+
+
+def _within_percent(axes: Axes) -> None:
+    """An axis that ends where accuracies do, however wide the interval of few runs is."""
+    low, high = (min(max(end, 0.0), 100.0) for end in axes.get_ylim())
+    axes.set_ylim(low, min(axes.get_ylim()[1], high + MARGIN * (high - low)))
 
 
 def _style(position: int) -> dict[str, Any]:
@@ -163,18 +158,30 @@ def _style(position: int) -> dict[str, Any]:
     return {"color": COLOURS[position % len(COLOURS)], "linestyle": line, "marker": marker}
 
 
-def _legend(figure: Figure, grouping: Grouping, note: str) -> None:
+def _alone(position: int) -> dict[str, Any]:
+    """The style of points that no line joins. Each has its own marker, as they may coincide."""
+    marker = MARKERS[position % len(MARKERS)]
+    return {"color": COLOURS[position % len(COLOURS)], "linestyle": "none", "marker": marker}
+
+
+def _handle(position: int, dense: bool, joined: bool = True) -> Line2D:
+    """What stands for a group in the legend, as it looks in the picture."""
+    style = _style(position) if joined or dense else _alone(position)
+    if dense:
+        style |= {"marker": ""} | ({} if joined else DENSE)
+    return Line2D([], [], markersize=3 if joined else 5, **{"linewidth": 1.4} | style)
+
+
+def _legend(figure: Figure, handles: list[Line2D], labels: list[str], note: str) -> None:
     """A line for each group below the axes; the figure grows by its height."""
-    labels = [_label(group) for group in grouping.groups]
-    handles = [Line2D([], [], linewidth=1.4, markersize=3, **_style(n)) for n in range(len(labels))]
-    lines = 1 + sum(label.count("\n") + 1 for label in labels)
-    figure.set_figheight(HEIGHT + 0.15 * lines)
+    lines = bool(note) + sum(label.count("\n") + 1 for label in labels)
+    figure.set_figheight(HEIGHT + LINE * lines)
     figure.legend(
         handles,
         labels,
-        title=note,
-        title_fontsize=7,
-        fontsize=7,
+        title=note or None,
+        title_fontsize=SMALL,
+        fontsize=SMALL,
         frameon=False,
         handlelength=3,  # long enough to show the dashes
         loc="outside lower center",
@@ -183,7 +190,7 @@ def _legend(figure: Figure, grouping: Grouping, note: str) -> None:
 
 def _label(group: Group) -> str:
     return textwrap.fill(
-        of_picture(f"{group.name} (n={len(group.runs)})"),
+        of_picture(f"{group.name} (n={len(group.runs)})" + ", nothing cut" * _is_dense(group)),
         width=52,
         break_long_words=False,
         break_on_hyphens=False,

@@ -118,7 +118,7 @@ def read_run(directory: Path) -> Run:
     if summary["status"] != "finished":
         raise Unusable(f"{summary['status']}: {summary.get('reason') or 'no reason recorded'}")
     end = _measurement(summary, SUMMARY_FILE, epoch="epochs")
-    settings = settings_in(directory / CONFIG_FILE)
+    settings = settings_of(directory)
     epochs = read_epochs(directory / EPOCHS_FILE)
     numbers = (row.epoch for row in epochs)
     if len(epochs) != end.epoch or any(map(int.__ne__, numbers, range(1, len(epochs) + 1))):
@@ -170,8 +170,9 @@ def _measurement(row: dict[str, Any], where: str, epoch: str) -> Measurement:
     return Measurement(int(values[0]), int(values[1]), values[2], values[3])
 
 
-def settings_in(path: Path) -> dict[str, Any]:
-    """The settings in a run's ``config.yaml``, by dotted name; Unusable if it is none."""
+def settings_of(directory: Path) -> dict[str, Any]:
+    """A run's settings by dotted name; Unusable if its configuration is broken."""
+    path = directory / CONFIG_FILE
     config = yaml_of(path)
     if not isinstance(config, dict) or not isinstance(config.get("seed"), int):
         raise Unusable(f"{path.name} is not a run's: it names no seed")

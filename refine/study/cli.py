@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from refine.cli.compose import EXPLAINED, explain
+from refine.config.choices import FIGURES
 from refine.errors import ReportError, SettingError, Stop
 from refine.process import version, working_directory
 from refine.setting import path_of
@@ -38,7 +39,7 @@ It leaves in DIR: trials.csv, study.png, the runs (refine-report DIR/trials) and
 """
 PLACE = Path("results") / "studies"
 # Where a trial runs and what it leaves do not make it a trial of another study.
-APART = ("device=", "dataset.root=", "save_model=")
+APART = ("device=", "dataset.root=", "save_model=", "figure_formats=")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -161,7 +162,7 @@ def _study(arguments: argparse.Namespace) -> int:
     finally:
         progress.close()
     try:
-        write(store, objective, console)
+        write(store, objective, console, _formats(arguments.overrides))
     except ReportError:
         if not interrupted:
             raise
@@ -184,6 +185,15 @@ def _check(arguments: argparse.Namespace) -> None:
             raise SettingError(f"--{option.replace('_', '-')}", f"must be {right}, not {value:g}")
     if arguments.pareto and arguments.grace:
         raise SettingError("--grace", "cannot be given with --pareto, which stops no trial early")
+
+
+def _formats(overrides: list[str]) -> str:
+    """In which formats study.png is written: as each trial's own figure is."""
+    name, given = "figure_formats=", "png"
+    for override in overrides:
+        if override.startswith(name):
+            given = override.removeprefix(name)
+    return given if given in FIGURES else "png"
 
 
 def _command(arguments: argparse.Namespace) -> list[str]:

@@ -3,28 +3,28 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import AutoLocator
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from refine.errors import ReportError
 from refine.records.files import write_text
 from refine.records.rows import CONFIG_FILE
-from refine.report.plots import COLOURS, one_panel, save
+from refine.report.style import save_all
 from refine.report.tables import Table, written
 from refine.study import database as storage
 from refine.study.objective import Objective
+from refine.study.picture import picture
 from refine.study.progress import settings, shown, state
 from refine.study.search import directory_of
 
 TRIALS_FILE, FIGURE_FILE, BEST = "trials.csv", "study.png", "best"
 KEPT = (storage.ACCURACY, storage.SPARSITY, storage.EPOCHS, storage.SECONDS, storage.PROBLEM)
 ROWS = 5  # of the table on the terminal; a front is shown in full
-GREY = "#999999"
 
 
-def write(store: storage.Storage, objective: Objective, console: Console) -> None:
+def write(
+    store: storage.Storage, objective: Objective, console: Console, formats: str = "png"
+) -> None:
     """Writes trials.csv, study.png and best/config.yaml, and prints the best trials.
 
     ReportError if no trial has finished, or none reaches the sparsity; then there is no best.
@@ -35,7 +35,7 @@ def write(store: storage.Storage, objective: Objective, console: Console) -> Non
         best = objective.best(trials)
         table = _table(trials, objective, store.directory)
         write_text(places[TRIALS_FILE], written(table, "csv"))
-        save(picture(trials, objective), places[FIGURE_FILE])
+        save_all(picture(trials, objective), places[FIGURE_FILE], formats)
         if best:
             config = directory_of(best[0], store.directory) / CONFIG_FILE
             places[BEST].mkdir(exist_ok=True)
@@ -55,39 +55,6 @@ def write(store: storage.Storage, objective: Objective, console: Console) -> Non
         f"no trial has {objective.at_sparsity:.1%} sparsity; trial {top.number} is nearest, with "
         f"{top.user_attrs[storage.SPARSITY]:.1%}. Search more cuts, or lower --at-sparsity"
     )
-
-
-def picture(trials: Sequence[FrozenTrial], objective: Objective) -> Figure:
-    """Validation accuracy against sparsity, with the Pareto front; with one objective, that of each
-    trial in their order, and the best so far."""
-    measured = [trial for trial in trials if storage.ACCURACY in trial.user_attrs]
-    if objective.at_sparsity is None:
-        figure, axes = one_panel("sparsity (% of all parameters)", "validation accuracy (%)")
-        front = objective.best(trials)
-        axes.plot(*_points(measured, storage.SPARSITY), ".", color=GREY, label="all trials")
-        axes.plot(*_points(front, storage.SPARSITY), "o-", ms=4, color=COLOURS[0], label="front")
-    else:
-        figure, axes = one_panel("trial", "validation accuracy (%)")
-        reached = sorted(objective.ranked(trials), key=lambda trial: trial.number)
-        stopped = [trial for trial in measured if trial.state == TrialState.PRUNED]
-        others = [trial for trial in measured if trial not in reached and trial not in stopped]
-        axes.plot(*_points(reached), "o", ms=4, color=COLOURS[0], label="finished")
-        axes.plot(*_points(stopped), "x", ms=4, color=GREY, label="stopped early")
-        axes.plot(*_points(others), "o", ms=4, color=GREY, mfc="none", label="too dense or failed")
-        numbers, accuracies = _points(reached)
-        so_far = [max(accuracies[: n + 1]) for n in range(len(accuracies))]
-        axes.step(numbers, so_far, where="post", color=COLOURS[1], lw=1.2, label="best so far")
-        locator = AutoLocator()
-        locator.set_params(integer=True)
-        axes.xaxis.set_major_locator(locator)
-    figure.legend(fontsize=7, frameon=False, ncols=2, loc="outside lower center")
-    return figure
-
-
-def _points(trials: Sequence[FrozenTrial], x: str | None = None) -> tuple[list[float], list[float]]:
-    """The trials' numbers, or their ``x`` in per cent, and their accuracies in per cent."""
-    across: list[float] = [100 * trial.user_attrs[x] if x else trial.number for trial in trials]
-    return across, [100 * trial.user_attrs[storage.ACCURACY] for trial in trials]
 
 
 def _table(trials: Sequence[FrozenTrial], objective: Objective, directory: Path) -> Table:

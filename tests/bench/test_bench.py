@@ -350,9 +350,35 @@ def test_the_table_and_the_picture_are_of_the_rows():
     assert len(lines) == 4
     assert lines[0].startswith("run,contestant,form,precision,device,threads,batch,median_ms")
     figure = speedups([*rows, bench_row(run="b", contestant="exported", form="openvino")])
-    labels = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert labels == {"eager", "openvino", "a", "b", "hollow: exported", "as promised", "no gain"}
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a, refined", "b, exported"]
+    assert [name.get_text() for name in figure.axes[-1].get_xticklabels()] == ["eager", "openvino"]
     assert speedups([DENSE]).axes  # also if nothing was compared
+
+
+def test_the_picture_has_a_bar_for_each_form_and_batch():
+    forms, batches = ("eager", "openvino", "compiled"), (1, 8, 128)
+    rows = [DENSE] + [
+        bench_row(form=form, batch=batch, speedup=1 + 0.1 * forms.index(form) + 0.01 * batch)
+        for form in forms
+        for batch in batches
+    ]
+    figure = speedups(rows)
+    (axes,) = figure.axes
+    assert len(axes.patches) == 9
+    assert [bar.get_height() for bar in axes.patches[:3]] == pytest.approx([1.01, 1.08, 2.28])
+    places = [bar.get_x() for bar in axes.patches]
+    assert places == sorted(places)  # beside each other
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[-2:] == ["as promised by MACs", "no gain"]
+    assert {*labels} >= {"batch 1", "batch 8", "batch 128"}
+    assert (axes.get_yscale(), axes.get_ylim()[0]) == ("linear", 0)
+
+
+def test_gains_far_apart_are_bars_up_and_down_from_no_gain():
+    rows = [bench_row(speedup=40.0), bench_row(form="openvino", speedup=0.5)]
+    (axes,) = speedups([DENSE, *rows]).axes
+    assert axes.get_yscale() == "log"
+    assert [(bar.get_y(), bar.get_height()) for bar in axes.patches] == [(1, 39), (1, -0.5)]
 
 
 def test_ctrl_c_is_a_line(trained, monkeypatch, capsys, tmp_path):

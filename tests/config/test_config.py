@@ -63,7 +63,8 @@ def test_a_configuration_of_an_older_version_still_works(saved, command, tmp_pat
     now = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
     assert now["schedule"].items() <= old["schedule"].items()
     left = {key: value for key, value in now.items() if key not in ("schedule", "output_dir")}
-    assert left.pop("start_from_head") == "keep"  # newer than that version
+    assert left.pop("start_from_head") == "keep"  # these two are newer than that version
+    assert left.pop("figure_formats") == "png"
     assert left == {key: old[key] for key in left}
     # As if that version had made the run.
     shutil.copy(saved, tmp_path / "run" / "config.yaml")

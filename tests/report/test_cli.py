@@ -15,7 +15,7 @@ from refine.report.cli import main
         ["--plot", "curves", "--format", "csv"],
         ["--plot", "curves", "--paired", "seed=1"],
         ["--grid", "a", "b"],
-        ["--plot", "panels", "--output", "x.png"],
+        ["--plot", "panels", "--output", "x.jpg"],
         ["--plot", "curves", "--output", "x.jpg"],
         ["--format", "xml"],
     ],

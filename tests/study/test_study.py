@@ -40,7 +40,7 @@ def study(tmp_path, monkeypatch, capsys, request):
     runs' own pictures are left out: they take longer than the runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(experiment, "draw_run", lambda directory: None)
+    monkeypatch.setattr(experiment, "draw_run", lambda directory, *_: None)
 
     def call(*arguments, fixed=FIXED):
         code = main(["--directory", "study", *fixed, *arguments])
