@@ -68,11 +68,11 @@ def run(
         return session.write(stopped)
 
 
-def draw_run(directory: Path) -> None:
+def draw_run(directory: Path, formats: str, dense_macs: int | None) -> None:
     """Draws the run's figure."""
     from refine.report import figure  # only here: matplotlib and pandas take long to import
 
-    figure.draw_run(directory)
+    figure.draw_run(directory, formats, dense_macs)
 
 
 @dataclass

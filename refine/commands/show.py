@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from refine.commands import listed, screen
@@ -73,7 +74,7 @@ def _show(run: Listed) -> None:
 
 
 def _section(
-    title: str, header: tuple[str, ...], rows: list[tuple[object, ...]], left: int
+    title: str, header: tuple[str, ...], rows: Sequence[tuple[object, ...]], left: int
 ) -> None:
     if rows:
         lines = screen.table(header, rows, left).splitlines()
