@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from refine.commands import listed, screen
@@ -73,11 +74,10 @@ def _show(run: Listed) -> None:
 
 
 def _section(
-    title: str, header: tuple[str, ...], rows: list[tuple[object, ...]], left: int
+    title: str, header: tuple[str, ...], rows: Sequence[tuple[object, ...]], left: int
 ) -> None:
     if rows:
-        lines = screen.table(header, rows, left).splitlines()
-        screen.show("\n".join([f"\n{title}", *(f"  {line}".rstrip() for line in lines)]))
+        screen.show(f"\n{title}\n{screen.table(header, rows, left, indent=2)}")
 
 
 def _settings(run: Listed) -> list[tuple[object, ...]]:
