@@ -1,6 +1,7 @@
 """The command ``refine ls``: which runs are there, how far, how good and how large?"""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,15 +74,20 @@ def _list(directories: list[Path], key: str | None) -> None:
     order += f"{key} accuracy" if key in ("validation", "test") else key
     found = ordered(found, key)
     held_out = any(run.validation is not None for run in found)
-    header = ["run", "status", "epochs", "validation", "test", "sparsity", "size"]
+    header = ["run", "status", "epochs", "valid.", "test", "sparsity", "size"]
+    home = (directories or [listed.DEFAULT])[0]
+    short = len(directories) < 2 and sys.stdout.isatty()  # so that 80 columns are enough
+    if short:
+        header[0] = f"in {plain(home)}"
     sizes = [run.size for run in found]
     rows = [
-        [run.directory, run.status, _epochs(run), screen.percent(run.validation),
-         screen.percent(run.test), screen.percent(run.sparsity, 1), screen.size(size)]
+        [run.directory.relative_to(home) if short else run.directory, run.status, _epochs(run),
+         screen.percent(run.validation), screen.percent(run.test),
+         screen.percent(run.sparsity, 1), screen.size(size)]
         for run, size in zip(found, sizes, strict=True)
     ]  # fmt: skip
     if not held_out:
-        header.remove("validation")
+        header.remove("valid.")
         rows = [[cell for number, cell in enumerate(row) if number != 3] for row in rows]
     screen.show(screen.table(header, rows))
     what = screen.counted(len(found), "run")

@@ -27,10 +27,13 @@ def name_left_out(reasons: dict[Path, str]) -> None:
         note(f"left out: {directory}: {reason}")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1, indent: int = 0
+) -> str:
     """The rows below a header, the first ``left`` columns to the left and folded where a terminal
     is narrow; whatever the cells hold is shown as it is."""
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(header))
@@ -41,10 +44,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1
             shown.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         shown.add_row(*map(plain, row))
+    padded = Padding(shown, (0, 0, 0, indent))
     # In a file or pipe nothing has to be wrapped to the width of a terminal.
     width = None if sys.stdout.isatty() else 10_000
     with io.StringIO() as file:
-        Console(file=file, width=width, highlight=False, markup=False, emoji=False).print(shown)
+        Console(file=file, width=width, highlight=False, markup=False, emoji=False).print(padded)
         return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
 
 

@@ -77,8 +77,7 @@ def _section(
     title: str, header: tuple[str, ...], rows: Sequence[tuple[object, ...]], left: int
 ) -> None:
     if rows:
-        lines = screen.table(header, rows, left).splitlines()
-        screen.show("\n".join([f"\n{title}", *(f"  {line}".rstrip() for line in lines)]))
+        screen.show(f"\n{title}\n{screen.table(header, rows, left, indent=2)}")
 
 
 def _settings(run: Listed) -> list[tuple[object, ...]]:

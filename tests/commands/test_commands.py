@@ -138,6 +138,18 @@ def test_ls_shows_every_run_the_best_first(refine, tmp_path):
     assert "4 runs, best first by test accuracy" in done.out
 
 
+def test_ls_fits_a_terminal_of_80_columns(refine, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    place = tmp_path / "results" / "runs" / "2026-01-31" / "12-00-00"
+    held_out(record(place, 0.9), 0.8)
+    record(tmp_path / "results" / ("x" * 120), 0.7)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    lines = refine("ls").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("in results ")
+    assert lines[1].split()[:2] == ["runs/2026-01-31/12-00-00", "finished"]
+
+
 def test_ls_tells_how_runs_are_and_names_what_it_leaves_out(refine, tmp_path):
     home = tmp_path / "results"
     ended(home / "failed", "failed", "the loss is nan")
