@@ -19,7 +19,7 @@ from refine.errors import ReportError, SettingError
 from refine.plain import counted, plain
 from refine.records.files import write_text
 from refine.records.rows import CONFIG_FILE
-from refine.report import groups, runs, tables
+from refine.report import ends, groups, runs, tables
 from refine.report.remaining import spoken
 from refine.report.terminal import bar
 from refine.setting import APART, path_of, within
@@ -154,8 +154,8 @@ def report(jobs: list[Job], console: Console, write: Callable[[str], None]) -> i
     finished, broken = runs.read([path for path in directories if path is not None])
     if finished:
         grouping = groups.group(finished)
+        write(tables.written(ends.of_ends(grouping), "table"))
         table = tables.of_groups(grouping)
-        write(tables.written(table, "table"))
         write_text(place / "report.csv", tables.written(table, "csv"))
         picture = _draw(grouping, jobs)
         console.print(f"report  {place / 'report.csv'}\nfigure  {picture}")

@@ -9,7 +9,7 @@ from refine.errors import ReportError
 from refine.plain import plain
 from refine.process import run_command, version
 from refine.records.files import write_text
-from refine.report import groups, runs, tables
+from refine.report import ends, groups, runs, tables
 from refine.report.target import check_target
 
 PLOTS = ("curves", "pareto", "grid", "panels")
@@ -18,13 +18,14 @@ DESCRIPTION = """\
 Makes a table or a picture of runs from the files that refine-run left in their directories.
 
 Runs that differ only in their seed are one group (device, output_dir, save_model and dataset.root
-do not count either). For each group the table shows the number of runs n, and mean, standard
-deviation and 95 % t interval of test accuracy and sparsity: at the last epoch before each cycle,
-and at the end.
+do not count either). For each group the table shows how its n runs ended: mean accuracies with
+their 95 % t interval, sparsity, parameters, multiply-accumulates, size and time. --cycles shows
+accuracy and sparsity before every cycle too.
 """
 EXAMPLES = """\
 examples:
   refine-report results/sweeps/pruner.ratio-3fa9c2       a table of every group in a sweep
+  refine-report results/runs --best                      the best group
   refine-report results/runs --format latex --output paper/table.tex
   refine-report sweep --paired pruner.importance=random     every group against this one, by seed
   refine-report sweep --plot pareto --output figures/pareto.pdf
@@ -69,6 +70,18 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "csv and json hold unrounded fractions",
     )
     parser.add_argument(
+        "--cycles",
+        action="store_true",
+        help="a row for each number of cycles, at the last epoch before the next, and the end",
+    )
+    parser.add_argument("--sort", choices=ends.KEYS, help="the groups by this, the best first")
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="only the best group: by --sort, else by validation accuracy if images were held out "
+        "for it, else by test accuracy",
+    )
+    parser.add_argument(
         "--paired",
         metavar="SETTING=VALUE",
         help="instead, a table of how each group's final test accuracy differs from that of the "
@@ -97,6 +110,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.plot and (arguments.format or arguments.paired):
         parser.error("--plot makes a picture, --format and --paired a table; choose one")
+    if (arguments.sort or arguments.best) and (
+        arguments.plot or arguments.paired or arguments.cycles
+    ):
+        parser.error("--sort and --best go without --plot, --paired and --cycles")
     if arguments.grid and arguments.plot != "grid":
         parser.error("--grid needs --plot grid")
     if arguments.output and arguments.plot and arguments.output.suffix.lower() not in PICTURES:
@@ -124,8 +141,10 @@ def _report(arguments: argparse.Namespace) -> None:
     if arguments.paired:
         reference = groups.select(grouping.groups, arguments.paired)
         table = tables.of_differences(grouping, reference)
-    else:
+    elif arguments.cycles:
         table = tables.of_groups(grouping)
+    else:
+        table = ends.of_ends(grouping, arguments.sort, arguments.best)
     text = tables.written(table, arguments.format or "table")
     if arguments.output:
         _write(arguments.output, lambda path: write_text(path, text))

@@ -6,7 +6,7 @@ so that nothing is used or dropped in silence.
 
 import csv
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,7 @@ class Run:
     settings: dict[str, Any]
     epochs: list[Measurement]
     end: Measurement
+    summary: dict[str, Any] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -123,7 +124,7 @@ def read_run(directory: Path) -> Run:
     numbers = (row.epoch for row in epochs)
     if len(epochs) != end.epoch or any(map(int.__ne__, numbers, range(1, len(epochs) + 1))):
         raise Unusable(f"{EPOCHS_FILE} does not hold the epochs 1 to {end.epoch} of the run")
-    return Run(directory, settings, epochs, end)
+    return Run(directory, settings, epochs, end, summary)
 
 
 def read_epochs(path: Path) -> list[Measurement]:

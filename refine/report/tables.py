@@ -15,6 +15,7 @@ from refine.plain import of_markdown, of_spreadsheet
 from refine.report.groups import Group, Grouping, Spread, paired, spread
 
 FORMATS = ("table", "csv", "markdown", "latex", "json")
+FEWEST = 3  # runs that have an interval: with two it says hardly anything
 DASH = "\N{EN DASH}"  # too few runs for this figure
 
 
@@ -40,12 +41,13 @@ def of_groups(grouping: Grouping) -> Table:
             cells.append([group.name, str(cycles), str(len(rows)), *figures])
             records.append(
                 {"group": group.name, **group.settings, "cycles": cycles, "n": len(rows)}
-                | _figures("test_accuracy", accuracy)
-                | _figures("sparsity", sparsity)
+                | figures_of("test_accuracy", accuracy)
+                | figures_of("sparsity", sparsity)
             )
     caption = (
         "Test accuracy and sparsity of all parameters in per cent: mean ± half the width of the "
-        "95 % t interval, and standard deviation (n - 1), of n runs. A row of k cycles is the "
+        "95 % t interval, from three runs on, and standard deviation (n - 1), of n runs. A row of "
+        "k cycles is the "
         "last epoch before the next cycle."
     )
     header = ["group", "cycles", "n", "test accuracy", "sd", "sparsity", "sd"]
@@ -59,16 +61,16 @@ def of_differences(grouping: Grouping, reference: Group) -> Table:
         if group is reference:
             continue
         difference = paired(group, reference)
-        interval = DASH
-        if difference.interval:
-            low, high = (_percent(end, "+") for end in difference.interval)
+        interval, ends = DASH, difference.interval if difference.n >= FEWEST else None
+        if ends:
+            low, high = (_percent(end, "+") for end in ends)
             interval = f"[{low}, {high}]"
         mean, deviation = _percent(difference.mean, "+"), _percent(difference.deviation)
         cells.append([group.name, str(difference.n), mean, interval, deviation])
         records.append(
             {"group": group.name, **group.settings, "reference": reference.name}
             | {"pairs": difference.n}
-            | _figures("difference", difference)
+            | _figures("difference", difference, ends)
         )
     caption = (
         f"Final test accuracy less that of {reference.name}, paired by seed, in percentage "
@@ -105,15 +107,38 @@ def _percent(fraction: float | None, sign: Literal["", "+"] = "") -> str:
     return DASH if fraction is None else f"{100 * fraction:{sign}.2f}"
 
 
+def mean_and_interval(figures: Spread) -> str:
+    """The mean of shares in per cent, with its interval: half the width, or both ends where one is
+    cut off."""
+    mean, ends = _percent(figures.mean), _of_share(figures)
+    if ends is None:
+        return mean
+    if ends == figures.interval:
+        return f"{mean} ± {_percent(figures.half_width)}"
+    return f"{mean} [{_percent(ends[0])}, {_percent(ends[1])}]"
+
+
+def _of_share(figures: Spread) -> tuple[float, float] | None:
+    """The interval of a share, which lies between 0 and 1; None of fewer runs than say anything."""
+    if figures.interval is None or figures.n < FEWEST:
+        return None
+    low, high = figures.interval
+    return max(0.0, low), min(1.0, high)
+
+
 def _mean_and_deviation(figures: Spread) -> list[str]:
-    mean = _percent(figures.mean)
-    if figures.half_width is not None:
-        mean += f" ± {_percent(figures.half_width)}"
-    return [mean, _percent(figures.deviation)]
+    return [mean_and_interval(figures), _percent(figures.deviation)]
 
 
-def _figures(name: str, figures: Spread) -> dict[str, float | None]:
-    low, high = figures.interval or (None, None)
+def figures_of(name: str, figures: Spread) -> dict[str, float | None]:
+    """A record's entries for a share."""
+    return _figures(name, figures, _of_share(figures))
+
+
+def _figures(
+    name: str, figures: Spread, interval: tuple[float, float] | None
+) -> dict[str, float | None]:
+    low, high = interval or (None, None)
     return {
         f"{name}_mean": figures.mean,
         f"{name}_sd": figures.deviation,
