@@ -35,6 +35,11 @@ def test_a_wheel_installed_apart_runs_from_elsewhere(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (elsewhere / "run" / "refinement.png").is_file()
+    listed = subprocess.run(
+        [programs / "refine", "ls", "run"],
+        cwd=elsewhere, env=environment, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert listed.splitlines()[1].split()[:3] == ["run", "finished", "1/1"]
     where = subprocess.run(
         [programs / "python", "-c", "import refine; print(refine.__file__)"],
         cwd=elsewhere, env=environment, capture_output=True, text=True, check=True,

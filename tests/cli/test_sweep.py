@@ -206,11 +206,11 @@ def test_a_signal_after_the_last_step_still_ends_the_sweep(command, tmp_path):
 
 
 def test_a_finished_run_whose_table_is_lost_is_mended(command, tmp_path):
-    command(*SWEEP, "output_dir=s")
+    command(*SWEEP, "checkpoint.keep=true", "output_dir=s")
     (directory, *_) = runs(tmp_path / "s").values()
     table = (directory / "metrics.csv").read_text()
     (directory / "metrics.csv").unlink()
-    assert command(*SWEEP, "output_dir=s").code == 0
+    assert command(*SWEEP, "checkpoint.keep=true", "output_dir=s").code == 0
     assert (directory / "metrics.csv").read_text() == table
 
 

@@ -187,7 +187,7 @@ def test_stopped_again_and_again(undisturbed, stopped_at, resume, command, tmp_p
 
 def test_more_epochs_are_as_if_there_had_been_more_from_the_start(run, resume):
     longer = run(*TINY, "trainer.epochs=5", name="longer")
-    run(*TINY, name="first")
+    run(*TINY, "checkpoint.keep=true", name="first")
     assert same(resume("first", "trainer.epochs=5"), longer.directory)
 
 
