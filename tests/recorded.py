@@ -94,6 +94,7 @@ def names(directory: Path) -> list[str]:
 
 
 def rows(capsys, *arguments) -> list[dict]:
-    """The rows that the command writes as JSON."""
-    assert main([*map(str, arguments), "--format", "json"]) == 0
+    """The rows that the command writes as JSON: every level of cycles, and the end."""
+    kind = [] if "--paired" in arguments else ["--cycles"]
+    assert main([*map(str, arguments), *kind, "--format", "json"]) == 0
     return json.loads(capsys.readouterr().out)["rows"]

@@ -63,24 +63,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         help="a run's directory, or one that holds runs at any depth",
     )
-    parser.add_argument(
-        "--format",
-        choices=tables.FORMATS,
-        help="of the table; table (default), markdown and latex are for people and in per cent, "
-        "csv and json hold unrounded fractions",
-    )
-    parser.add_argument(
-        "--cycles",
-        action="store_true",
-        help="a row for each number of cycles, at the last epoch before the next, and the end",
-    )
-    parser.add_argument("--sort", choices=ends.KEYS, help="the groups by this, the best first")
-    parser.add_argument(
-        "--best",
-        action="store_true",
-        help="only the best group: by --sort, else by validation accuracy if images were held out "
-        "for it, else by test accuracy",
-    )
+    _add_kinds(parser)
     parser.add_argument(
         "--paired",
         metavar="SETTING=VALUE",
@@ -119,6 +102,28 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     if arguments.output and arguments.plot and arguments.output.suffix.lower() not in PICTURES:
         parser.error(f"--output: a picture ends in {', '.join(PICTURES)}, not {arguments.output}")
     return arguments
+
+
+def _add_kinds(parser: argparse.ArgumentParser) -> None:
+    """What the table shows, and in which order."""
+    parser.add_argument(
+        "--format",
+        choices=tables.FORMATS,
+        help="of the table; table (default), markdown and latex are for people and in per cent, "
+        "csv and json hold unrounded fractions",
+    )
+    parser.add_argument(
+        "--cycles",
+        action="store_true",
+        help="a row for each number of cycles, at the last epoch before the next, and the end",
+    )
+    parser.add_argument("--sort", choices=ends.KEYS, help="the groups by this, the best first")
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="only the best group: by --sort, else by validation accuracy if images were held out "
+        "for it, else by test accuracy",
+    )
 
 
 def _report(arguments: argparse.Namespace) -> None:

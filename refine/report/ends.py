@@ -79,9 +79,9 @@ def of_ends(grouping: Grouping, key: str | None = None, best_only: bool = False)
     header = ["group", "n", *(["validation"] if held_out else []), "test", "sparsity",
               *(column[0] for column in shown.values())]  # fmt: skip
     caption = (
-        "At the end of n runs: mean accuracies with half the width of the 95 % t interval, or its "
-        "ends where it is cut off at 0 or 100, from three runs on; and sparsity of all parameters, "
-        "in per cent."
+        "At the end of n runs, in per cent: mean test accuracy (and validation accuracy, where "
+        "images were held out) with half the width of the 95 % t interval, or its ends where it is "
+        "cut off at 0 or 100, from three runs on; and sparsity of all parameters."
     )
     if len(grouping.groups) > 1:
         why = "" if decides != "test" or held_out else "; no validation images were held out"

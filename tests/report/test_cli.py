@@ -34,7 +34,7 @@ def command(*arguments) -> list[str]:
 def test_the_command_leaves_its_exit_code_and_no_traceback(two):
     done = subprocess.run(command(two, "--format", "csv"), capture_output=True, text=True)
     assert done.returncode == 0
-    assert done.stdout.startswith("group,pruner.ratio,cycles,n,")
+    assert done.stdout.startswith("group,pruner.ratio,n,test_accuracy_mean")
     assert not done.stderr
     failed = subprocess.run(command(two / "missing"), capture_output=True, text=True)
     assert failed.returncode == 1
@@ -43,9 +43,18 @@ def test_the_command_leaves_its_exit_code_and_no_traceback(two):
 
 def test_help_names_every_option():
     text = subprocess.run(command("--help"), capture_output=True, text=True, check=True).stdout
-    for option in ("--format", "--paired", "--plot", "--grid", "--output"):
+    for option in (
+        "--format",
+        "--cycles",
+        "--sort",
+        "--best",
+        "--paired",
+        "--plot",
+        "--grid",
+        "--output",
+    ):
         assert f"  {option}" in text
-    assert text.count("\n  refine-report ") == 5
+    assert text.count("\n  refine-report ") == 6
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(two):

@@ -140,7 +140,7 @@ def test_one_run_has_no_deviation(tmp_path, capsys):
     assert end["test_accuracy_mean"] == 0.7
     assert end["test_accuracy_sd"] is None
     assert end["test_accuracy_t95_low"] is None
-    main([str(tmp_path), "--format", "markdown"])
+    main([str(tmp_path), "--cycles", "--format", "markdown"])
     assert capsys.readouterr().out.splitlines()[-1] == (
         "| all runs | end | 1 | 70.00 | \N{EN DASH} | 30.00 | \N{EN DASH} |"
     )
