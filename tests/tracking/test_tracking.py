@@ -252,7 +252,7 @@ def test_tensorboard_has_the_rows_the_layers_the_settings_and_the_figure(run, ev
     (text,) = found.Tensors("configuration/text_summary")
     assert b"buffer_size: 40" in text.tensor_proto.string_val[0]
     (image,) = found.Images("refinement")
-    assert (image.step, image.width, image.height) == (3, 1400, 1000)
+    assert (image.step, image.width, image.height) == (3, 2100, 1560)
 
 
 def test_tensorboard_removes_what_is_measured_again(tmp_path, events):
