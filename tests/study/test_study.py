@@ -119,7 +119,7 @@ def test_the_best_trial_can_be_run_again(study, command, tmp_path, capsys):
     assert last_row(tmp_path / "again") == last_row(tmp_path / "study" / best["directory"])
     log = (tmp_path / "study" / best["directory"] / "run.log").read_text()
     assert log.count("epoch 2/2") == 1
-    assert report(["study/trials", "--format", "csv"]) == 0
+    assert report(["study/trials", "--cycles", "--format", "csv"]) == 0
     assert capsys.readouterr().out.count(",end,1,") == 4
 
 
