@@ -224,7 +224,8 @@ def full(bench: Bench) -> Iterator[Row]:
     for every, room in rooms:
         directory = bench.new()
         with small_disk(directory.with_suffix(".disk"), room) as (disk, limited):
-            overrides = (*RUN, f"output_dir={disk / 'run'}", f"checkpoint.every={every}")
+            recipe = [entry for entry in RUN if every == "1" or entry != "checkpoint.keep=true"]
+            overrides = (*recipe, f"output_dir={disk / 'run'}", f"checkpoint.every={every}")
             process = start(directory, *overrides, before=limited)
             output = "".join(process.communicate()).strip().splitlines()
             finished = process.returncode == 0
